@@ -1,0 +1,45 @@
+# `make demo` and `make test` do all the set-up; everything else is for people who change mixc.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+OUT ?= demo-out
+
+export DS_ACCELERATOR ?= cpu
+
+.PHONY: demo test check lint format types docs clean
+
+demo: $(STAMP)  ## compile, train, diff and report on the shipped demo, into $(OUT)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" OUT="$(OUT)" bash specs/demo/run.sh
+
+test: $(STAMP)  ## every test that this machine can run
+	$(BIN)/python -m pytest
+
+check: $(STAMP) lint types  ## what to run day to day: lint, types, quick tests
+	$(BIN)/python -m pytest -m "not slow and not dist"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+docs: $(STAMP)  ## write the generated pages again
+	$(BIN)/python -m mixc.spec.reference > docs/spec.md
+
+# torch comes first and with its version said: a range alone lets pip take a CUDA build of several GB on x86 Linux.
+# On a machine with a GPU install the torch build that fits it, then mixc.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install -q "torch==2.13.0"
+	$(BIN)/pip install -q --upgrade "pip>=25.1"
+	$(BIN)/pip install -q -e . --group test --group lint
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) $(OUT) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
