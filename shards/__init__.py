@@ -1,0 +1,2 @@
+"""The build format, the one thing that compiler and runtime share: packs, token shards, media shards,
+manifest."""
