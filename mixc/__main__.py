@@ -1,0 +1,5 @@
+"""`python -m mixc` is `mixc`."""
+
+from mixc.cli.main import main
+
+main()

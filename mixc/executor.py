@@ -1,0 +1,101 @@
+"""Runs a Datatrove step over tasks on local processes. Both `measure` and `emit` are such pipelines.
+
+What a task does must not depend on how many there are, or on which process runs it: results are files addressed by
+what went into them, so that neither number ever shows in a build.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from copy import deepcopy
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from datatrove.executor import LocalPipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.logging import logger
+
+from mixc.errors import BuildError
+
+# Datatrove narrates every task on stderr. Its words go to nobody who runs mixc; errors reach the caller as exceptions.
+# At import, so that it holds in worker processes too, which import this module when they unpickle a step.
+logger.disable("datatrove")
+
+Progress = Callable[[int, int], None]
+"""Called with (tasks done, tasks in all)."""
+
+
+class LocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
+    """Datatrove's local executor on a `ProcessPoolExecutor`.
+
+    Datatrove's own uses `multiprocess.Pool`, which waits for ever when the kernel kills a worker (out of memory), and a
+    manager process that serves only its log lines.
+    """
+
+    def __init__(self, step: PipelineStep, tasks: int, workers: int, logs: Path, progress: Progress | None) -> None:
+        super().__init__([step], tasks=tasks, workers=min(workers, tasks), logging_dir=str(logs))
+        self.progress = progress
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "progress": None}
+
+    def run(self) -> None:
+        ranks = self.get_incomplete_ranks()
+        if self.workers <= 1:
+            step = self.pipeline
+            for done, rank in enumerate(ranks, 1):
+                self.pipeline = deepcopy(step)
+                self._run_for_rank(rank)
+                self._report(done, len(ranks))
+            return
+        context = multiprocessing.get_context("forkserver")
+        with ProcessPoolExecutor(self.workers, mp_context=context, initializer=_die_with_parent) as pool:
+            futures = [pool.submit(self._run_for_rank, rank) for rank in ranks]
+            try:
+                for done, future in enumerate(as_completed(futures), 1):
+                    future.result()
+                    self._report(done, len(ranks))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _report(self, done: int, total: int) -> None:
+        if self.progress:
+            self.progress(done, total)
+
+
+def _die_with_parent() -> None:
+    """End this worker when the process that started the pool has been killed. Its queue would never tell: workers hold
+    both ends of it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def run_tasks(step: PipelineStep, *, tasks: int, workers: int, progress: Progress | None = None) -> None:
+    """Run ranks 0 to `tasks`-1 of `step`, at most `workers` at a time.
+
+    Raises whatever a task raised, and BuildError when a worker process was killed.
+    """
+    if not tasks:
+        return
+    with tempfile.TemporaryDirectory(prefix="mixc-logs-") as logs:
+        try:
+            LocalExecutor(step, tasks, workers, Path(logs), progress).run()
+        except BrokenProcessPool as error:
+            raise BuildError(
+                "a worker process was killed",
+                why="most often the machine ran out of memory",
+                mend="run the command again with fewer --workers: what is finished is kept",
+            ) from error

@@ -1,0 +1,309 @@
+"""Renders docs/spec.md: a hand-written introduction and a table of every key, from schema.py.
+
+    python -m mixc.spec.reference > docs/spec.md
+
+A test fails while docs/spec.md is not what this prints.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import msgspec.inspect as mi
+
+from mixc.spec.convert import describe
+from mixc.spec.diagnostics import InvalidSpecError
+from mixc.spec.expression import FUNCTIONS, INEXACT
+from mixc.spec.jsonschema import field_docs
+from mixc.spec.schema import Spec
+from mixc.spec.yaml import MAX_BYTES, parse
+
+EXAMPLE = """\
+mixture: sail-vl-2b
+seed: 20250110
+model: sail-vl-2b
+
+sources:
+  captions:
+    path: data/caption/*.parquet
+    kind: caption
+    text: caption
+    where: clip_score >= 0.28 and width * height >= 200 * 200
+  pages: {path: "data/ocr/**/*.tar", kind: ocr}
+  chat: {path: [data/sft/*.jsonl, data/sft/*.json], kind: chat, messages: conversations}
+  prose: {path: data/text/*.jsonl.zst, kind: text}
+
+dedup: {exact: true}
+
+stages:
+  - name: alignment
+    budget: 4B tokens
+    mix: {captions: 0.7, pages: 0.3}
+    sequence_length: 8192
+    train: {lr: {projector: 2e-4}, batch: 512}      # no lr: the vision and language modules are frozen
+
+  - name: advance
+    budget: 16M samples
+    unit: samples                                   # what the shares below count
+    mix:
+      captions: 5
+      pages: {weight: 4, max_epochs: 3}
+      prose: {weight: 1, where: "language in ('en', 'zh') and repetition < 0.2"}
+    on_exhausted: renormalise
+    sequence_length: 8192
+    train: {lr: {vision: 2e-5, projector: 2e-5}, batch: 512}
+
+  - name: sft
+    budget: 2 epochs
+    mix: [chat, prose]                              # each in proportion to its size
+    order: {by: complexity, window: 10k}            # simple ones first
+    sequence_length: 16384
+    train:
+      lr: {vision: 1e-5, projector: 1e-5, language: 1e-5}
+      batch: 256
+      warmup: 3%
+      loss: square
+"""
+"""Complete and valid; a test loads and checks it."""
+
+EXTENSION = """\
+extends: base.yaml
+
+mixture: sail-vl-2b-more-pages
+stages:
+  - name: alignment                 # merged into the base's stage of this name
+    mix: {captions: 0.5, pages: 0.5}
+  - name: sft
+    mix: [chat]                     # a list of plain values replaces the base's
+    order: null                     # removed: back to the default
+"""
+
+MISTAKEN = """\
+mixture: demo
+seed: 1
+model: sail-vl-2b
+sources:
+  prose: {path: data/*.jsonl, kind: txt}
+stages:
+  - name: one
+    budgte: 1 epoch
+    mix: [prose]
+    sequence_length: 4096
+    train: {lr: {language: 1e-5}, batch: 8}
+"""
+
+SIGNALS = (
+    *("tokens", "supervised_tokens", "images", "tiles", "turns", "characters"),
+    *("width", "height", "image_bytes"),
+)
+"""The signals that every sample has (mixc.measure.facts.SIGNALS; a test compares the two)."""
+
+_SECTIONS = [
+    ("Spec", "", "The keys of the file."),
+    ("Source", "sources.NAME", "A named set of rows. The name becomes part of each sample's identity."),
+    ("Stage", "stages[]", "Stages run in the order in which they stand, each from the weights of the last."),
+    ("MixEntry", "stages[].mix.NAME", "A share with more to say than its weight."),
+    ("Order", "stages[].order", ""),
+    ("Train", "stages[].train", ""),
+    ("Tiles", "tiles", "Overrides of the model's dynamic tiling."),
+    ("Dedup", "dedup", ""),
+]
+
+
+def render() -> str:
+    """The page, as Markdown."""
+    parts = [_intro()]
+    structs = _structs()
+    for name, path, text in _SECTIONS:
+        table = "\n".join(_table(structs[name]))
+        parts += [f"### `{path}`" if path else "### The spec", *([text] if text else []), table]
+    return "\n\n".join(parts) + "\n"
+
+
+def _intro() -> str:
+    return f"""\
+# The mixture spec
+
+<!-- Made by `python -m mixc.spec.reference > docs/spec.md`: edit schema.py or reference.py in mixc/spec. -->
+
+A mixture spec says which data a model is trained on, in which proportions and in which order. `mixc compile`
+turns it into a build. The same spec over the same data gives the same build, byte for byte.
+
+`mixc check SPEC` finds mistakes before anything runs. `mixc schema` prints a JSON Schema by which editors
+complete and check specs. With the YAML language server, save it as `mixc.schema.json` and begin a spec with:
+
+```yaml
+# yaml-language-server: $schema=mixc.schema.json
+```
+
+## A complete example
+
+```yaml
+{EXAMPLE}```
+
+## YAML
+
+A spec is one YAML 1.2 document in UTF-8, of at most {MAX_BYTES:,} bytes. The core schema applies and
+nothing else: `no`, `on`, `2024-01-01` and `1_000` are text, `1e-5` is a number, only `true` and `false` are
+truth values. Anchors and aliases work. Refused are unknown keys, keys given twice, tags (`!!python/...`),
+merge keys (`<<`; use `extends`), a second document, and aliases that expand beyond measure. All mistakes
+are reported together, each at its place:
+
+```text
+{_mistakes()}
+```
+
+## Quantities
+
+| written | means |
+| --- | --- |
+| `4B tokens`, `4_000_000_000 tokens` | a budget in tokens; also `supervised_tokens`, `samples`, `images` |
+| `2 epochs`, `0.5 epochs` | passes over all that is eligible, divided by the shares |
+| `16M` | a budget in the stage's `unit` |
+| `10k`, `10k samples` | a window of `order` |
+| `3%`, `2000`, `2k steps` | a warm-up: a share of the stage, or steps |
+
+Suffixes are decimal: k = 10^3, M = 10^6, B = 10^9, T = 10^12. Arithmetic is exact: `0.3B` is 300,000,000, and
+what does not come out whole is an error.
+
+## Expressions
+
+`where` and `order.by` are [DuckDB expressions](https://duckdb.org/docs/stable/sql/expressions/overview)
+over one row: its columns, by their own names (in double quotes if they hold more than letters, digits and
+`_`), and its signals. A `where` is a condition, and a row for which it is NULL is not eligible. Text is in
+single quotes, so quote the whole expression for YAML in double quotes or write it as a block:
+
+```yaml
+where: "language = 'en' and repetition < 0.2"
+where: >
+  (clip_score >= 0.28 or source_rank <= 3)
+  and not regexp_matches(caption, 'stock photo')
+```
+
+{_wrapped("Every sample has these signals:", SIGNALS)}
+
+There are comparisons, `and`, `or`, `not`, arithmetic, `||`, `case`, `between`, `in (...)`, `like`, `ilike`,
+`is null`, casts to plain types (`x::double`, `try_cast(x as bigint)`), and these functions:
+
+{_wrapped("", sorted(FUNCTIONS))}
+
+An expression cannot reach a file, a setting, another row, a clock or a random number: subqueries,
+aggregates, window functions and every function not listed are refused. These, and `^`, are refused because
+their last digit differs between machines, and with it the mixture:
+
+{_wrapped("", sorted(name for name in INEXACT if name.isidentifier()))}
+
+## Specs that extend others
+
+`extends` names one other spec, relative to the file that names it:
+
+```yaml
+{EXTENSION}```
+
+Mappings merge key by key, at any depth. A list whose items all have a `name` (`stages`) merges by name:
+known items in place, new ones at the end. Anything else replaces what the base has. `null` removes what the
+base has, so `mix: {{pages: null}}` takes a source out of a mix. A base may extend another; a circle is an
+error. Relative paths are relative to the file in which they are written.
+
+## Overrides
+
+`--set KEY=VALUE` changes one value of a spec on the command line, after merging. Stages are addressed by
+name; the value is read as YAML and replaces what was there; an empty value removes the key:
+
+```text
+mixc plan SPEC --set seed=7 --set stages.sft.train.batch=64 --set 'stages.sft.mix={{chat: 2, prose: 1}}'
+```
+
+## Every key
+
+Keys without a default are required."""
+
+
+def _wrapped(lead: str, names: Iterable[str]) -> str:
+    text = f"{lead} {', '.join(f'`{name}`' for name in names)}.".strip()
+    return textwrap.fill(text, 110, break_long_words=False, break_on_hyphens=False)
+
+
+def _mistakes() -> str:
+    from mixc.spec.convert import convert
+
+    try:
+        convert(parse(MISTAKEN.encode(), "demo.yaml"))
+    except InvalidSpecError as error:
+        return str(error)
+    raise AssertionError("the example of a mistaken spec has no mistake")
+
+
+def _structs() -> dict[str, mi.StructType]:
+    """Every struct of the schema by name."""
+    found: dict[str, mi.StructType] = {}
+
+    def visit(info: mi.Type) -> None:
+        if isinstance(info, mi.StructType):
+            found[info.cls.__name__] = info
+            for each in info.fields:
+                visit(each.type)
+        elif isinstance(info, mi.UnionType):
+            for member in info.types:
+                visit(member)
+        elif isinstance(info, mi.DictType):
+            visit(info.value_type)
+        elif isinstance(info, mi.ListType):
+            visit(info.item_type)
+
+    visit(mi.type_info(Spec))
+    return found
+
+
+def _table(struct: mi.StructType) -> list[str]:
+    docs = field_docs()[struct.cls.__name__]
+    rows = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+    for each in struct.fields:
+        cells = [f"`{each.encode_name}`", _type(each.type), _default(each), docs.get(each.encode_name, "")]
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return rows
+
+
+def _type(info: mi.Type) -> str:
+    """A type in words, with its bounds and a link to the table of a struct."""
+    if isinstance(info, mi.UnionType):
+        return " or ".join(dict.fromkeys(_type(t) for t in info.types if not isinstance(t, mi.NoneType)))
+    if isinstance(info, mi.StructType):
+        path = next(path for name, path, _ in _SECTIONS if name == info.cls.__name__)
+        anchor = "".join(c for c in path.lower() if c.isalnum() or c in "_-")
+        return f"[a mapping](#{anchor})"
+    if isinstance(info, mi.DictType):
+        return f"a mapping from {_plain_key(info.key_type)} to {_type(info.value_type)}"
+    if isinstance(info, mi.ListType) and isinstance(info.item_type, mi.StructType):
+        return f"a list, each {_type(info.item_type)}"
+    if isinstance(info, mi.IntType | mi.FloatType):
+        bounds = [("above", info.gt), ("at least", info.ge), ("below", info.lt), ("at most", info.le)]
+        words = [f"{word} {_bound(bound)}" for word, bound in bounds if bound is not None]
+        return ", ".join([describe(info), *words])
+    return describe(info)
+
+
+def _bound(bound: float) -> str:
+    return "2^63 - 1" if bound == (1 << 63) - 1 else f"{bound:,}"
+
+
+def _plain_key(info: mi.Type) -> str:
+    return "name" if isinstance(info, mi.StrType) else describe(info).removeprefix("one of ")
+
+
+def _default(each: mi.Field) -> str:
+    if each.required:
+        return ""
+    value: Any = each.default
+    if value is None:
+        return "none"
+    if isinstance(value, msgspec.Struct):
+        return "its defaults"
+    return f"`{msgspec.json.encode(value).decode()}`" if not isinstance(value, str) else f"`{value}`"
+
+
+if __name__ == "__main__":
+    print(render(), end="")
