@@ -1,0 +1,88 @@
+"""JSON lines: one object a line; plain, gzip or zstd. In bounded memory, whatever the lines hold."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, NamedTuple
+
+from mixc.sources.files import chunks, open_binary
+from mixc.sources.formats.inflate import StreamError, gunzip, unzstd
+from mixc.sources.formats.json_value import BadJSONError, parse
+from mixc.sources.raw import ROW_BYTES_LIMIT, RawRow, reject
+from mixc.sources.sample import Reject
+
+_STREAMS: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
+    "jsonl": chunks,
+    "jsonl.gz": gunzip,
+    "jsonl.zst": unzstd,
+}
+
+
+class Line(NamedTuple):
+    number: int
+    """From 1, counting blank lines, as an editor does."""
+    content: bytes | None
+    """Without its line end; None when longer than ROW_BYTES_LIMIT."""
+
+
+def rows(path: str, format: str) -> Iterator[RawRow | Reject]:
+    """The rows of a file of format jsonl, jsonl.gz or jsonl.zst. Raises OSError.
+
+    Lines end with LF or CRLF. Blank lines are not rows. A UTF-8 byte order mark at the start is skipped.
+    Where the stream breaks off, the lines before it are kept and one Reject follows.
+    """
+    row = 0
+    with open_binary(path) as file:
+        try:
+            for line in lines(_STREAMS[format](file)):
+                if line.content is not None and not line.content.strip():
+                    continue
+                yield _row(row, line)
+                row += 1
+        except StreamError as error:
+            yield reject(row, "broken_row", f"nothing after row {row} can be read: {error}")
+
+
+def _row(row: int, line: Line) -> RawRow | Reject:
+    if line.content is None:
+        return reject(row, "broken_row", f"line {line.number} is longer than {ROW_BYTES_LIMIT >> 20} MiB")
+    try:
+        value = parse(line.content.decode())
+    except UnicodeDecodeError as error:
+        return reject(row, "not_utf8", f"line {line.number}, byte {error.start + 1}: {error.reason}")
+    except BadJSONError as error:
+        return reject(row, "broken_row", f"line {line.number}: {error}")
+    if not isinstance(value, dict):
+        return reject(row, "wrong_type", f"line {line.number} is {type(value).__name__}, not an object")
+    return RawRow(row=row, values=value)
+
+
+def lines(stream: Iterator[bytes]) -> Iterator[Line]:
+    """Splits at LF. Holds one line at most, and of a line that is too long nothing but the fact.
+
+    A StreamError of `stream` is passed on after the last whole line; the piece of a line before it is left
+    out.
+    """
+    number = 1
+    parts: list[bytes] = []  # of the line that the last chunk left open
+    size = 0
+    for chunk in stream:
+        first, *others = chunk.split(b"\n")
+        size += len(first)
+        if size <= ROW_BYTES_LIMIT:
+            parts.append(first)
+        else:
+            parts.clear()
+        for other in others:
+            yield _line(number, parts, size)
+            number, parts, size = number + 1, [other], len(other)
+    if size:
+        yield _line(number, parts, size)
+
+
+def _line(number: int, parts: list[bytes], size: int) -> Line:
+    if size > ROW_BYTES_LIMIT:
+        return Line(number, None)
+    content = b"".join(parts).removesuffix(b"\r")
+    return Line(number, content.removeprefix(codecs.BOM_UTF8) if number == 1 else content)
