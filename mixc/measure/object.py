@@ -1,0 +1,300 @@
+"""Objects on disk: written a batch at a time, published by one rename, read at random. facts.py says what is in one.
+
+An object is addressed by the digest of all that went into it, and holds nothing else: no path, clock or host. So two
+runs, two processes or two machines that measure the same fragment write the same bytes.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+from blake3 import blake3
+
+from mixc.errors import BuildError
+from mixc.measure.cache import partial, publish
+from mixc.measure.columns import ColumnTable
+from mixc.measure.facts import (
+    FACTS_SCHEMA,
+    MEDIA_SCHEMA,
+    OBJECT_VERSION,
+    RECORD_HEADER,
+    RECORD_IMAGE,
+    REJECTS_SCHEMA,
+    ObjectInfo,
+)
+from mixc.measure.image import ImageFacts
+from mixc.sources.fragment import Fragment
+from mixc.sources.normalise import DEFAULT_PROMPTS
+from mixc.sources.sample import Reject, Scalar
+from mixc.spec.schema import Source
+from shards.manifest import Geometry
+
+INFO, FACTS, REJECTS, MEDIA = "object.json", "facts.parquet", "rejects.parquet", "media.parquet"
+SAMPLES_BIN, MEDIA_BIN = "samples.bin", "media.bin"
+_FILES = (FACTS, REJECTS, MEDIA, SAMPLES_BIN, MEDIA_BIN)
+
+ROW_GROUP = 1 << 14
+"""Rows of facts, rejects and media that are held in memory before they are written."""
+
+U32 = npt.NDArray[np.uint32]
+
+
+def object_digest(
+    fragment: Fragment, source: Source, *, geometry: Geometry, tokenizer: str, template: str
+) -> str:
+    """The key of a fragment's object, in hex: blake3 over all that decides its content.
+
+    Of the source, its name and what says how a row is read; not where it lies, nor what the plan does with it. Of the
+    geometry, the tile rule; not the model's name or vocabulary. `tokenizer` and `template` are digests.
+    """
+    key = {
+        "object": OBJECT_VERSION,
+        "fragment": fragment.digest,
+        "format": fragment.format,
+        "source": fragment.source,
+        "reading": {
+            "kind": source.kind,
+            "text": source.text,
+            "image": source.image,
+            "messages": source.messages,
+            "prompt": source.prompt if source.prompt is not None else DEFAULT_PROMPTS.get(source.kind),
+        },
+        "tiles": {
+            "size": geometry.tile_size,
+            "tokens": geometry.tokens_per_tile,
+            "min": geometry.min_tiles,
+            "max": geometry.max_tiles,
+            "thumbnail": geometry.thumbnail,
+        },
+        "tokenizer": tokenizer,
+        "template": template,
+    }
+    return blake3(msgspec.json.encode(key, order="sorted")).hexdigest()
+
+
+def object_path(cache: Path, digest: str) -> Path:
+    return cache / "objects" / digest[:2] / digest
+
+
+def read_info(path: Path) -> ObjectInfo | None:
+    """What a whole object says of itself; None when there is none at `path`, or a damaged one, which is to be measured
+    again: object.json missing or unreadable, of another version or key, or a file that has not its recorded size."""
+    try:
+        info = msgspec.json.decode((path / INFO).read_bytes(), type=ObjectInfo)
+        sizes = {name: (path / name).stat().st_size for name in _FILES}
+    except (OSError, msgspec.DecodeError, msgspec.ValidationError):
+        return None
+    whole = info.version == OBJECT_VERSION and info.digest == path.name and info.files == sizes
+    return info if whole else None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEntry:
+    """One distinct image of an object."""
+
+    digest: bytes
+    facts: ImageFacts
+    offset: int
+    size: int
+
+
+class ObjectWriter:
+    """Writes one object into a folder of its own; see `write_object`. Call in row order."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._samples = (folder / SAMPLES_BIN).open("wb")
+        self._media = (folder / MEDIA_BIN).open("wb")
+        self._facts = ColumnTable(folder / FACTS, FACTS_SCHEMA, row_group=ROW_GROUP)
+        self._rejects = ColumnTable(folder / REJECTS, REJECTS_SCHEMA, row_group=ROW_GROUP)
+        self._places = ColumnTable(folder / MEDIA, MEDIA_SCHEMA, row_group=ROW_GROUP)
+        self._samples_bytes = 0
+        self._media_bytes = 0
+        self._tokens = 0
+        self._images: dict[bytes, ImageEntry] = {}
+
+    def image(self, digest: bytes) -> ImageEntry | None:
+        """An image that this object already holds. The table of them is all that grows with the fragment: some 300
+        bytes for each distinct image."""
+        return self._images.get(digest)
+
+    def add_image(self, digest: bytes, facts: ImageFacts, data: bytes) -> ImageEntry:
+        """Keep an encoded image, once."""
+        entry = ImageEntry(digest, facts, self._media_bytes, len(data))
+        self._media.write(data)
+        self._media_bytes += len(data)
+        self._images[digest] = entry
+        return entry
+
+    def add_record(self, ids: U32, spans: U32, images: npt.NDArray[np.void]) -> tuple[int, int]:
+        """Append a record to samples.bin; its (offset, length)."""
+        header = np.array([(len(ids), len(spans), len(images), 0)], RECORD_HEADER)
+        record = b"".join(
+            [header.tobytes(), ids.astype("<u4").tobytes(), spans.astype("<u4").tobytes(), images.tobytes()]
+        )
+        offset = self._samples_bytes
+        self._samples.write(record)
+        self._samples_bytes += len(record)
+        return offset, len(record)
+
+    def add_fact(
+        self, fact: dict[str, Any], columns: dict[str, Scalar], images: Sequence[ImageEntry]
+    ) -> None:
+        """One row of facts.parquet (FACTS_SCHEMA by name), its source's columns, and its rows of media.parquet."""
+        self._facts.add(fact, columns)
+        self._tokens += fact["tokens"]
+        for place, image in enumerate(images):
+            self._places.add(
+                {
+                    "row": fact["row"],
+                    "place": place,
+                    "digest": image.digest,
+                    "offset": image.offset,
+                    "size": image.size,
+                    "extension": image.facts.extension,
+                    "width": image.facts.width,
+                    "height": image.facts.height,
+                }
+            )
+
+    def add_reject(self, reject: Reject) -> None:
+        self._rejects.add({"row": reject.row, "reason": reject.reason, "detail": reject.detail})
+
+    def finish(self, fragment: Fragment, digest: str, *, fast_tokenizer: bool) -> ObjectInfo:
+        """Write what is held back, then object.json, last."""
+        columns = self._facts.close()
+        self._rejects.close()
+        self._places.close()
+        self.close()
+        info = ObjectInfo(
+            version=OBJECT_VERSION,
+            digest=digest,
+            source=fragment.source,
+            fragment=fragment.digest,
+            samples=self._facts.rows,
+            rejects=self._rejects.rows,
+            tokens=self._tokens,
+            columns=columns,
+            fast_tokenizer=fast_tokenizer,
+            files={name: (self._folder / name).stat().st_size for name in _FILES},
+        )
+        (self._folder / INFO).write_bytes(
+            msgspec.json.format(msgspec.json.encode(info, order="sorted"), indent=1)
+        )
+        return info
+
+    def close(self) -> None:
+        self._samples.close()
+        self._media.close()
+
+
+@contextmanager
+def write_object(cache: Path, digest: str) -> Iterator[ObjectWriter]:
+    """A writer whose object appears at `object_path(cache, digest)` when the block has ended well and called `finish`."""
+    with partial(cache, digest) as folder:
+        writer = ObjectWriter(folder)
+        try:
+            yield writer
+        finally:
+            writer.close()
+        publish(folder, object_path(cache, digest), lambda there: read_info(there) is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A sample as measured: read-only views into the object."""
+
+    tokens: U32  # [T], images not expanded
+    spans: U32  # [K, 2]: tokens [start, end) are supervised
+    images: npt.NDArray[np.void]  # RECORD_IMAGE [I]
+
+
+class Object:
+    """A measured fragment, open for reading at random. Views that it gave stay valid after `close`."""
+
+    def __init__(self, path: Path, info: ObjectInfo) -> None:
+        self.path, self.info = path, info
+        self.facts = path / FACTS
+        self.rejects = path / REJECTS
+        self.media = path / MEDIA
+        self._samples = _map(path / SAMPLES_BIN)
+        self._images = _map(path / MEDIA_BIN)
+
+    @classmethod
+    def open(cls, path: Path) -> Object:
+        """Raises BuildError when there is no whole object at `path`."""
+        info = read_info(path)
+        if info is None:
+            raise BuildError(
+                "an object is missing or damaged", where=str(path), mend="compile again: it is measured anew"
+            )
+        return cls(path, info)
+
+    def record(self, offset: int, length: int) -> Record:
+        """The sample whose `offset` and `length` facts.parquet gives. Raises BuildError when there is none."""
+        data = self._slice(self._samples, offset, length, SAMPLES_BIN)
+        fits = length >= RECORD_HEADER.itemsize
+        header = np.frombuffer(data, RECORD_HEADER, 1)[0] if fits else np.zeros(1, RECORD_HEADER)[0]
+        tokens, spans, images = int(header["tokens"]), int(header["spans"]), int(header["images"])
+        at_spans = RECORD_HEADER.itemsize + 4 * tokens
+        at_images = at_spans + 8 * spans
+        if not fits or at_images + RECORD_IMAGE.itemsize * images != length:
+            raise BuildError(
+                "no record begins here", where=f"{self.path / SAMPLES_BIN}: {offset}", mend="delete the cache"
+            )
+        return Record(
+            np.frombuffer(data, "<u4", tokens, RECORD_HEADER.itemsize),
+            np.frombuffer(data, "<u4", 2 * spans, at_spans).reshape(-1, 2),
+            np.frombuffer(data, RECORD_IMAGE, images, at_images),
+        )
+
+    def image(self, offset: int, size: int) -> bytes:
+        """The encoded image whose `offset` and `size` media.parquet gives."""
+        return bytes(self._slice(self._images, offset, size, MEDIA_BIN))
+
+    def close(self) -> None:
+        """Let go of the files, at the latest when the last view is gone."""
+        for mapped in (self._samples, self._images):
+            if isinstance(mapped, mmap.mmap):
+                with suppress(BufferError):  # views of it are alive; they keep it open
+                    mapped.close()
+
+    def __enter__(self) -> Object:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _slice(self, data: mmap.mmap | bytes, offset: int, length: int, name: str) -> memoryview:
+        if offset + length > len(data):
+            raise BuildError(
+                "a record lies beyond the end of its file",
+                where=f"{self.path / name}: {offset} + {length} > {len(data)}",
+                mend="delete the cache and compile again",
+            )
+        return memoryview(data)[offset : offset + length]
+
+
+def _map(path: Path) -> mmap.mmap | bytes:
+    with path.open("rb") as file:
+        if path.stat().st_size == 0:  # cannot be mapped
+            return b""
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def reject_counts(path: Path) -> dict[str, int]:
+    """Unusable rows of an object by reason, in alphabetical order."""
+    reasons = pq.read_table(path / REJECTS, columns=["reason"])["reason"].value_counts().to_pylist()
+    return {item["values"]: item["counts"] for item in sorted(reasons, key=lambda item: str(item["values"]))}

@@ -1,0 +1,185 @@
+"""Samples in, an object out: the core of measuring, the same whatever format the samples were read from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mixc.measure.facts import RECORD_IMAGE
+from mixc.measure.family import IMAGE_CONTEXT
+from mixc.measure.identity import columns_digest, content_digest, image_digest, sample_id
+from mixc.measure.image import ImageError, probe
+from mixc.measure.object import ImageEntry, ObjectWriter
+from mixc.measure.parity import agree
+from mixc.measure.template import Segment, Template, Tokens, tokenize
+from mixc.measure.tiles import grid
+from mixc.measure.tokenizer import Ids, Offsets, Tokenizer
+from mixc.sources.raw import reject
+from mixc.sources.sample import Reject, Sample, Scalar
+from shards.manifest import Geometry
+
+BATCH_SAMPLES = 512
+BATCH_CHARACTERS = 1 << 22
+"""How much is tokenised at a time. It bounds memory, and shows in nothing that is written."""
+
+_U16 = (1 << 16) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """A sample that will be in the object, all but its tokens. Its encoded images are written already."""
+
+    row: int
+    content: bytes
+    columns: dict[str, Scalar]
+    columns_digest: int
+    segments: list[Segment]
+    images: list[ImageEntry]
+    turns: int
+    characters: int
+
+
+def measure_rows(
+    rows: Iterable[Sample | Reject],
+    writer: ObjectWriter,
+    *,
+    source: str,
+    geometry: Geometry,
+    tokenizer: Tokenizer,
+    template: Template,
+) -> bool:
+    """Write every row, a sample or a reject, to `writer`. Returns whether the fast tokenizer did all of it.
+
+    What makes a Sample a Reject here: an image that is empty, undecodable or a bomb; text that is not Unicode; a text of
+    no characters; as many `<image>` placeholders as there are not images; more than 65,535 turns or images.
+    """
+    encoder = _Encoder(tokenizer)
+    batch: list[_Accepted] = []
+    characters = 0
+
+    def flush() -> None:
+        for accepted, tokens in zip(
+            batch, tokenize([one.segments for one in batch], encoder, tokenizer.special), strict=True
+        ):
+            _write(writer, accepted, tokens, source, geometry)
+        batch.clear()
+
+    for row in rows:
+        outcome = row if isinstance(row, Reject) else _accept(row, writer, template)
+        if isinstance(outcome, Reject):
+            writer.add_reject(outcome)
+            continue
+        batch.append(outcome)
+        characters += outcome.characters
+        if len(batch) >= BATCH_SAMPLES or characters >= BATCH_CHARACTERS:
+            flush()
+            characters = 0
+    flush()
+    return encoder.tokenizer.fast
+
+
+class _Encoder:
+    """`encode_plain` of a fragment: by the fast tokenizer if it agrees with the reference on the first texts, and for as
+    long as it does not give up (its regular expressions have limits of their own)."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._compared = False
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Ids, Offsets]:
+        if self.tokenizer.fast:
+            if self._compared or agree(self.tokenizer, texts):
+                self._compared = True
+                try:
+                    return self.tokenizer.encode_fast(texts)
+                except Exception:  # whatever it is, the reference decides
+                    pass
+            self.tokenizer = replace(self.tokenizer, fast=False)
+        return self.tokenizer.encode_reference(texts)
+
+
+def _accept(sample: Sample, writer: ObjectWriter, template: Template) -> _Accepted | Reject:
+    """Check, name and segment a sample, and write those of its images that the object does not hold yet."""
+    if sample.text == "":
+        return reject(sample.row, "empty_text", "the text has no characters")
+    if len(sample.turns) > _U16:
+        return reject(sample.row, "bad_turns", f"{len(sample.turns)} turns; at most {_U16} are read")
+    if len(sample.images) > _U16:
+        return reject(
+            sample.row, "placeholder_mismatch", f"{len(sample.images)} images; at most {_U16} are read"
+        )
+    segments = template.segments(sample)
+    placeholders = sum(segment.special and segment.text == IMAGE_CONTEXT for segment in segments)
+    if placeholders != len(sample.images):
+        return reject(
+            sample.row,
+            "placeholder_mismatch",
+            f"{placeholders} <image> placeholders, {len(sample.images)} images",
+        )
+    digests = [image_digest(image) for image in sample.images]
+    try:
+        content = content_digest(sample.text, sample.turns, digests)
+        columns = columns_digest(sample.columns)
+    except UnicodeEncodeError as error:
+        return reject(sample.row, "not_utf8", f"a lone surrogate at character {error.start} of a text")
+    known: dict[bytes, ImageEntry | None] = {digest: writer.image(digest) for digest in digests}
+    new = {}
+    for place, (digest, image) in enumerate(zip(digests, sample.images, strict=True)):
+        if known[digest] is None and digest not in new:
+            try:
+                new[digest] = (probe(image), image)
+            except ImageError as error:
+                where = f"image {place + 1} of {len(digests)}: " if len(digests) > 1 else ""
+                return reject(sample.row, error.reason, f"{where}{error}")
+    entries = {digest: writer.add_image(digest, facts, image) for digest, (facts, image) in new.items()}
+    return _Accepted(
+        row=sample.row,
+        content=content,
+        columns=sample.columns,
+        columns_digest=columns,
+        segments=segments,
+        images=[known[digest] or entries[digest] for digest in digests],
+        turns=sum(turn.role != "system" for turn in sample.turns),
+        characters=len(sample.text)
+        if sample.text is not None
+        else sum(len(turn.text) for turn in sample.turns),
+    )
+
+
+def _write(writer: ObjectWriter, sample: _Accepted, tokens: Tokens, source: str, geometry: Geometry) -> None:
+    grids = [grid(image.facts.width, image.facts.height, geometry) for image in sample.images]
+    images = np.zeros(len(grids), RECORD_IMAGE)
+    for record, image, position, tiling in zip(images, sample.images, tokens.images, grids, strict=True):
+        record["digest"], record["position"] = image.digest, position
+        record["cols"], record["rows"], record["thumbnail"] = tiling
+    offset, length = writer.add_record(tokens.ids, tokens.spans, images)
+    tiles = sum(tiling.tiles for tiling in grids)
+    largest = max(
+        ((image.facts.width, image.facts.height) for image in sample.images),
+        key=lambda size: (size[0] * size[1], size),
+        default=(0, 0),
+    )
+    writer.add_fact(
+        {
+            "row": sample.row,
+            "id": sample_id(source, sample.content),
+            "content": sample.content,
+            "columns": sample.columns_digest,
+            "offset": offset,
+            "length": length,
+            # each <IMG_CONTEXT> of the record stands for all the tokens of its image's tiles
+            "tokens": len(tokens.ids) - len(grids) + tiles * geometry.tokens_per_tile,
+            "supervised_tokens": int((tokens.spans[:, 1] - tokens.spans[:, 0]).sum()),
+            "images": len(grids),
+            "tiles": tiles,
+            "turns": sample.turns,
+            "characters": sample.characters,
+            "width": largest[0],
+            "height": largest[1],
+            "image_bytes": sum(image.size for image in sample.images),
+        },
+        sample.columns,
+        sample.images,
+    )

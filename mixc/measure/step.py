@@ -1,0 +1,108 @@
+"""The Datatrove step that measures: a task takes a fragment and leaves an object in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import msgspec
+from datatrove.pipeline.base import PipelineStep
+
+import mixc.executor  # noqa: F401  quiets Datatrove in worker processes
+from mixc.errors import BuildError, MixcError, SourceError
+from mixc.measure.facts import ObjectInfo
+from mixc.measure.object import object_path, read_info, write_object
+from mixc.measure.samples import measure_rows
+from mixc.measure.template import Template
+from mixc.measure.tokenizer import Tokenizer
+from mixc.sources.fragment import Fragment
+from mixc.sources.read import read
+from mixc.sources.scan import unchanged
+from mixc.spec.schema import Source
+from shards.manifest import Geometry
+
+
+class Job(msgspec.Struct, frozen=True):
+    fragment: Fragment
+    source: Source
+    digest: str
+    """Of the object to make."""
+
+
+class MeasureStep(PipelineStep):  # type: ignore[misc]
+    """Jobs in, ObjectInfos out. Without jobs coming in, rank r of n measures the r-th, (r+n)-th, ... of a jobs file.
+
+    The jobs lie in a file (`write_jobs`) because the executor pickles the step for every task: with the list inside, n
+    fragments would cost n^2.
+    """
+
+    name = "measure"
+    type = "mixc"
+
+    def __init__(
+        self, jobs: Path, *, cache: Path, geometry: Geometry, tokenizer: Tokenizer, template: Template
+    ) -> None:
+        super().__init__()
+        self.jobs = jobs
+        self.cache = cache
+        self.geometry = geometry
+        self.tokenizer = tokenizer
+        self.template = template
+
+    def run(
+        self, data: Iterable[Job] | None = None, rank: int = 0, world_size: int = 1
+    ) -> Iterator[ObjectInfo]:
+        for job in _read_jobs(self.jobs)[rank::world_size] if data is None else data:
+            info = self._measure(job)
+            self.stat_update("samples", value=info.samples, unit="fragment")
+            self.stat_update("rejects", value=info.rejects, unit="fragment")
+            self.stat_update("tokens", value=info.tokens, unit="fragment")
+            yield info
+
+    def _measure(self, job: Job) -> ObjectInfo:
+        if info := read_info(object_path(self.cache, job.digest)):  # another compile was quicker
+            return info
+        try:
+            with write_object(self.cache, job.digest) as writer:
+                fast = measure_rows(
+                    read(job.fragment, job.source),
+                    writer,
+                    source=job.fragment.source,
+                    geometry=self.geometry,
+                    tokenizer=self.tokenizer,
+                    template=self.template,
+                )
+                info = writer.finish(job.fragment, job.digest, fast_tokenizer=fast)
+                if not unchanged(job.fragment, job.source, self.cache):  # raising, nothing is kept under its digest
+                    raise SourceError(
+                        "the file, or an image that it names, changed while it was read",
+                        where=job.fragment.path,
+                        mend="compile again when nothing writes to it",
+                    )
+                return info
+        except MixcError:
+            raise
+        except OSError as error:
+            raise BuildError(
+                "a file cannot be measured",
+                where=job.fragment.path,
+                why=f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""),
+                mend="see that the file can be read, and that the cache folder has room and can be written to",
+            ) from error
+        except Exception as error:
+            raise BuildError(
+                "a file could not be measured",
+                where=job.fragment.path,
+                why=f"{type(error).__name__}: {error}",
+                mend="this is a fault of mixc's, not of the spec; please report it with the file, or leave the file out",
+            ) from error
+
+
+def write_jobs(path: Path, jobs: list[Job]) -> None:
+    path.write_bytes(msgspec.msgpack.encode(jobs))
+
+
+@lru_cache(maxsize=1)
+def _read_jobs(path: Path) -> list[Job]:
+    return msgspec.msgpack.decode(path.read_bytes(), type=list[Job])

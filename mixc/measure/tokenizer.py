@@ -1,0 +1,213 @@
+"""Text to token ids: the fast tokenizer when it is proven equal, the reference when it is not.
+
+A tokenizer is a `tokenizers` definition (tokenizer.json), held as canonical JSON in CACHE/tokenizers/<digest>/, where
+the digest is blake3 of just those bytes. So a cached file proves itself, and a user's file may change under a running
+compile without harm. `load_tokenizer` takes a name, a folder or a file.
+
+Two libraries run it: `tokenizers`, the reference, and `fastokens`, some fifty times faster. The fast one is used only
+where parity.py has found equal ids. Both are given the definition *without* its added tokens, so that no control token
+is ever recognised inside text: `<|im_end|>` in a user's turn becomes the eight-odd tokens of those letters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+from blake3 import blake3
+
+from mixc.errors import SpecError
+from mixc.measure import qwen
+from mixc.measure.cache import partial, publish
+
+NAMES = {"qwen2.5": qwen.DIGEST, "qwen3": qwen.DIGEST}
+"""Tokenizers that come with mixc. Qwen3 has Qwen2.5's vocabulary; its further added tokens are in qwen.py."""
+
+Ids = npt.NDArray[np.uint32]
+Offsets = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Token ids of plain text, ids of special tokens, and text again. Light: what it needs is loaded at first use, once
+    a process, and never pickled."""
+
+    path: Path
+    """A tokenizer.json."""
+    digest: str
+    """blake3 of its canonical JSON."""
+    fast: bool
+    """Whether `encode_plain` runs fastokens; parity.py decides."""
+
+    def encode_plain(self, texts: Sequence[str]) -> tuple[Ids, Offsets]:
+        """Token ids of every text: `ids` uint32 [N], `offsets` uint64 [len(texts) + 1]; text i is ids[offsets[i]:offsets[i+1]].
+
+        No special or added token is recognised inside a text, and none is put around it.
+        """
+        return self.encode_fast(texts) if self.fast else self.encode_reference(texts)
+
+    def encode_fast(self, texts: Sequence[str]) -> tuple[Ids, Offsets]:
+        """As `encode_plain`, by fastokens. Raises what fastokens raises."""
+        ids, offsets = self._loaded.fastokens.encode_batch_flat(list(texts))
+        return np.frombuffer(ids, "<u4"), np.frombuffer(offsets, "<u8")
+
+    def encode_reference(self, texts: Sequence[str]) -> tuple[Ids, Offsets]:
+        """As `encode_plain`, by tokenizers."""
+        encoded = self._loaded.plain.encode_batch_fast(list(texts), add_special_tokens=False)
+        offsets = np.zeros(len(encoded) + 1, np.uint64)
+        np.cumsum([len(one) for one in encoded], out=offsets[1:])
+        ids = np.empty(int(offsets[-1]), np.uint32)
+        for one, start in zip(encoded, offsets.tolist(), strict=False):
+            ids[start : start + len(one)] = one.ids
+        return ids, offsets
+
+    def special(self, name: str) -> int:
+        """Id of an added token, as `<|im_end|>`. Raises SpecError when the tokenizer has none of that name."""
+        try:
+            return self._loaded.added[name]
+        except KeyError:
+            raise SpecError(
+                f"the tokenizer has no token {name}, which the model's chat template needs",
+                where="tokenizer",
+                mend=f"add it to the tokenizer.json's added_tokens, or use one of {', '.join(sorted(NAMES))}",
+            ) from None
+
+    def decode(self, ids: Sequence[int] | Ids) -> str:
+        """Text of ids, special tokens written out. Bytes that are no UTF-8 become U+FFFD."""
+        return str(self._loaded.full.decode(np.asarray(ids).tolist(), skip_special_tokens=False))
+
+    @property
+    def added(self) -> dict[str, int]:
+        """Every added token's id."""
+        return self._loaded.added
+
+    @property
+    def size(self) -> int:
+        """One more than the highest id."""
+        vocabulary = self._loaded.definition["model"]["vocab"]
+        model = max(vocabulary.values(), default=-1) if isinstance(vocabulary, dict) else len(vocabulary) - 1
+        return max([model, *self.added.values()]) + 1
+
+    @property
+    def _loaded(self) -> _Loaded:
+        return _load(self.path)
+
+
+class _Loaded:
+    """A definition, and the libraries' tokenizers made from it."""
+
+    def __init__(self, path: Path) -> None:
+        self.definition = _parse(path.read_bytes(), str(path))
+        self.added: dict[str, int] = {
+            token["content"]: token["id"] for token in self.definition["added_tokens"]
+        }
+
+    @cached_property
+    def full(self) -> tokenizers.Tokenizer:
+        return tokenizers.Tokenizer.from_str(msgspec.json.encode(self.definition).decode())
+
+    @cached_property
+    def plain(self) -> tokenizers.Tokenizer:
+        return tokenizers.Tokenizer.from_str(self._plain_json)
+
+    @cached_property
+    def fastokens(self) -> Any:
+        import fastokens
+
+        return fastokens.Tokenizer.from_json_str(self._plain_json)
+
+    @property
+    def _plain_json(self) -> str:
+        return msgspec.json.encode(self.definition | {"added_tokens": [], "post_processor": None}).decode()
+
+
+@lru_cache(maxsize=2)
+def _load(path: Path) -> _Loaded:
+    return _Loaded(path)
+
+
+def load_tokenizer(name: str, *, base: Path, cache: Path) -> Tokenizer:
+    """The tokenizer that a spec names: one of NAMES, a folder with a tokenizer.json, or such a file, relative to `base`.
+
+    The first use of a built-in one takes about 2 seconds to build it, the first use of any about 2 more to compare the
+    fast tokenizer with the reference; both are kept in `cache`. Raises SpecError when there is no such tokenizer or
+    it cannot be used safely.
+    """
+    from mixc.measure import parity  # it needs Tokenizer
+
+    if name in NAMES:
+        digest = NAMES[name]
+        path = cache / "tokenizers" / digest / "tokenizer.json"
+        if not _holds(path, digest):
+            _keep(qwen.definition(), digest, path, cache)
+    else:
+        canonical = msgspec.json.encode(_read_users(name, base), order="sorted")
+        digest = blake3(canonical).hexdigest()
+        path = cache / "tokenizers" / digest / "tokenizer.json"
+        if not _holds(path, digest):
+            _keep(canonical, digest, path, cache)
+    reference = Tokenizer(path, digest, fast=False)
+    return replace(reference, fast=parity.decide(reference, cache).fast)
+
+
+def _holds(path: Path, digest: str) -> bool:
+    return path.is_file() and blake3(path.read_bytes()).hexdigest() == digest
+
+
+def _keep(canonical: bytes, digest: str, path: Path, cache: Path) -> None:
+    found = blake3(canonical).hexdigest()
+    assert found == digest, (
+        f"the definition's digest is {found}; pin it in qwen.DIGEST if the change is meant"
+    )
+    with partial(cache, "tokenizer") as folder:
+        (folder / path.name).write_bytes(canonical)
+        publish(folder, path.parent, lambda there: _holds(there / path.name, digest))
+
+
+def _read_users(name: str, base: Path) -> dict[str, Any]:
+    path = base / Path(name).expanduser()
+    if path.is_dir():
+        path = path / "tokenizer.json"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SpecError(
+            f"no tokenizer {name!r}",
+            where="tokenizer",
+            why=f"it is none of {', '.join(sorted(NAMES))}, and {path} cannot be read: {error.strerror}",
+            mend="name one of these, a folder with a tokenizer.json, or such a file, relative to the spec",
+        ) from None
+    # Padding and truncation are a server's settings; here they would silently change what is trained on.
+    definition = _parse(data, str(path)) | {"padding": None, "truncation": None}
+    try:
+        tokenizers.Tokenizer.from_str(msgspec.json.encode(definition).decode())
+    except Exception as error:  # the library raises bare Exceptions
+        raise _not_a_tokenizer(str(path), str(error)) from None
+    return definition
+
+
+def _parse(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        definition = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _not_a_tokenizer(where, str(error)) from None
+    if not isinstance(definition, dict) or "vocab" not in (definition.get("model") or {}):
+        raise _not_a_tokenizer(where, "it has no model.vocab")
+    definition.setdefault("added_tokens", [])
+    return definition
+
+
+def _not_a_tokenizer(where: str, why: str) -> SpecError:
+    return SpecError(
+        "this is not a tokenizer.json that the tokenizers library can read",
+        where=where,
+        why=why,
+        mend="save one with transformers' `tokenizer.save_pretrained(folder)` and name that folder",
+    )

@@ -1,0 +1,286 @@
+"""Samples in, an object out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from msgspec.structs import replace as with_fields
+
+from mixc.errors import BuildError
+from mixc.measure import samples
+from mixc.measure.facts import FACTS_SCHEMA, MEDIA_SCHEMA, REJECTS_SCHEMA, ObjectInfo
+from mixc.measure.identity import content_digest, image_digest, sample_id
+from mixc.measure.object import Object, object_digest, object_path, read_info, reject_counts, write_object
+from mixc.measure.samples import measure_rows
+from mixc.measure.template import TEMPLATES
+from mixc.measure.tokenizer import Tokenizer
+from mixc.sources.fragment import Fragment
+from mixc.sources.sample import Reject, Sample, Turn
+from mixc.spec.schema import Source
+from shards.manifest import Geometry
+
+Picture = Callable[..., bytes]
+Measured = Callable[..., Object]
+
+FRAGMENT = Fragment(source="s", path="/anywhere/a.jsonl", format="jsonl", digest="ab" * 32, bytes=1)
+SOURCE = Source(path="a.jsonl", kind="chat")
+TEMPLATE = TEMPLATES["univl-chat"]
+KEY = "0123" * 16
+
+
+@pytest.fixture
+def measured(tokenizer: Tokenizer, shape: Geometry, tmp_path: Path) -> Measured:
+    def run(rows: Iterable[Sample | Reject], tokenizer: Tokenizer = tokenizer, folder: Path = tmp_path) -> Object:
+        with write_object(folder, KEY) as writer:
+            fast = measure_rows(
+                rows, writer, source="s", geometry=shape, tokenizer=tokenizer, template=TEMPLATE
+            )
+            writer.finish(FRAGMENT, KEY, fast_tokenizer=fast)
+        return Object.open(object_path(folder, KEY))
+
+    return run
+
+
+def turns(*texts: str) -> tuple[Turn, ...]:
+    roles = ("user", "assistant") * (len(texts) // 2)
+    return tuple(Turn(role, text) for role, text in zip(roles, texts, strict=True))
+
+
+def test_an_object_holds_what_facts_say(measured: Measured, tokenizer: Tokenizer, picture: Picture) -> None:
+    small, large = picture(448, 448), picture(896, 448, "JPEG", seed=3)
+    chat = turns("<image> and <image>", "Two.", "Again <image>?", "Yes, the first.")
+    rows = [
+        Sample(row=0, text="Hello, world!", columns={"score": 1, "lang": "en"}),
+        Reject(row=1, reason="broken_row", detail="line 2"),
+        Sample(row=2, turns=chat, images=(small, large, small), columns={"score": 0.5}),
+    ]
+    found = measured(rows)
+    text, conversation = pq.read_table(found.facts).to_pylist()
+    assert pq.read_schema(found.facts).names == [*FACTS_SCHEMA.names, "col:lang", "col:score"]
+    assert (text["col:score"], text["col:lang"], conversation["col:score"]) == (1.0, "en", 0.5)
+
+    content = content_digest(None, chat, [image_digest(image) for image in (small, large, small)])
+    assert conversation["content"] == UUID(bytes=content)
+    assert conversation["id"] == UUID(bytes=sample_id("s", content))
+
+    record = found.record(text["offset"], text["length"])
+    assert record.tokens.tolist() == [9707, 11, 1879, 0, 151643]
+    assert record.spans.tolist() == [[1, 5]]
+    assert (text["row"], text["tokens"], text["supervised_tokens"], text["characters"]) == (0, 5, 4, 13)
+    assert [text[name] for name in ("images", "tiles", "turns", "width", "height", "image_bytes")] == [0] * 6
+
+    record = found.record(conversation["offset"], conversation["length"])
+    spans = [tokenizer.decode(record.tokens[start:end]) for start, end in record.spans]
+    assert spans == ["Two.<|im_end|>", "Yes, the first.<|im_end|>"]
+    assert record.images["digest"].tolist() == [image_digest(small), image_digest(large), image_digest(small)]
+    assert record.tokens[record.images["position"]].tolist() == [151671] * 3
+    grids = [(int(i["cols"]), int(i["rows"]), int(i["thumbnail"])) for i in record.images]
+    assert grids == [(1, 1, 0), (2, 1, 1), (1, 1, 0)]
+    assert conversation["tiles"] == 1 + 3 + 1
+    assert conversation["tokens"] == len(record.tokens) - 3 + 5 * 256
+    assert conversation["supervised_tokens"] == sum(end - start for start, end in record.spans.tolist())
+    assert (conversation["images"], conversation["turns"], conversation["row"]) == (3, 4, 2)
+    assert (conversation["width"], conversation["height"]) == (896, 448)
+    assert conversation["image_bytes"] == 2 * len(small) + len(large)
+
+    media = pq.read_table(found.media)
+    assert media.schema.equals(MEDIA_SCHEMA)
+    for row, image in zip(media.to_pylist(), (small, large, small), strict=True):
+        assert found.image(row["offset"], row["size"]) == image
+        assert row["digest"] == image_digest(image)
+    assert media["extension"].to_pylist() == ["png", "jpg", "png"]
+    assert (found.path / "media.bin").stat().st_size == len(small) + len(large)  # once each
+
+    assert pq.read_table(found.rejects).to_pylist() == [{"row": 1, "reason": "broken_row", "detail": "line 2"}]
+    assert (found.info.samples, found.info.rejects, found.info.fast_tokenizer) == (2, 1, True)
+    assert found.info.tokens == text["tokens"] + conversation["tokens"]
+    assert found.info.columns == {"lang": "string", "score": "double"}
+    found.close()
+
+
+def test_unusable_samples_are_rejected_with_their_reason(measured: Measured, picture: Picture) -> None:
+    good = picture(20, 20)
+    ask = turns("<image>", "x")
+    rows: list[Sample | Reject] = [
+        Sample(row=0, turns=ask, images=(b"",)),
+        Sample(row=1, turns=ask, images=(picture(300, 300, "JPEG")[:-900],)),
+        Sample(row=2, turns=ask, images=(b"GIF89a" + b"\x30\x75\x30\x75\0\0\0,\0\0\0\0\x30\x75\x30\x75\0\x02\0;",)),
+        Sample(row=3, turns=turns("<image><image>", "x"), images=(good, b"nothing")),
+        Sample(row=4, turns=ask, images=()),
+        Sample(row=5, turns=turns("none", "x"), images=(good,)),
+        Sample(row=6, text=""),
+        Sample(row=7, text="lone \ud800 surrogate"),
+        Sample(row=8, text="fine", columns={"c": "\udfff"}),
+        Sample(row=9, turns=ask, images=(good,)),
+    ]
+    found = measured(rows)
+    rejects = pq.read_table(found.rejects)
+    assert rejects.schema.equals(REJECTS_SCHEMA)
+    assert [(row["row"], row["reason"]) for row in rejects.to_pylist()] == [
+        (0, "image_empty"),
+        (1, "image_undecodable"),
+        (2, "image_bomb"),
+        (3, "image_undecodable"),
+        (5, "placeholder_mismatch"),
+        (6, "empty_text"),
+        (7, "not_utf8"),
+        (8, "not_utf8"),
+    ]
+    assert rejects["detail"].to_pylist()[3] == "image 2 of 2: no known image format"
+    assert pq.read_table(found.facts)["row"].to_pylist() == [4, 9]
+    assert reject_counts(found.path) == {
+        "empty_text": 1,
+        "image_bomb": 1,
+        "image_empty": 1,
+        "image_undecodable": 2,
+        "not_utf8": 2,
+        "placeholder_mismatch": 1,
+    }
+    # an image of a rejected sample is kept only for the sample that has it, too, and is not rejected
+    assert pq.read_table(found.media)["digest"].to_pylist() == [image_digest(good)]
+    assert (found.path / "media.bin").read_bytes() == good
+
+
+def test_an_empty_fragment_is_an_object(measured: Measured) -> None:
+    found = measured([])
+    assert (found.info.samples, found.info.rejects, found.info.tokens) == (0, 0, 0)
+    assert pq.read_table(found.facts).schema.equals(FACTS_SCHEMA)
+    assert reject_counts(found.path) == {}
+
+
+def some_rows(picture: Picture) -> list[Sample | Reject]:
+    rows: list[Sample | Reject] = []
+    for i in range(40):
+        if i % 13 == 5:
+            rows.append(Reject(row=i, reason="missing_value", detail="no text"))
+        elif i % 3:
+            rows.append(Sample(row=i, turns=turns(f"<image> {i}", f"é{i}"), images=(picture(60, 40 + i % 5),)))
+        else:
+            rows.append(Sample(row=i, text=f"text {i} " * i or "x", columns={"n": i, "s": "a" * (i % 4)}))
+    return rows
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_the_size_of_batches_shows_in_no_byte(
+    measured: Measured, picture: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = some_rows(picture)
+    first = files(measured(rows, folder=tmp_path / "a").path)
+    monkeypatch.setattr(samples, "BATCH_SAMPLES", 3)
+    assert files(measured(iter(rows), folder=tmp_path / "b").path) == first
+    monkeypatch.setattr(samples, "BATCH_CHARACTERS", 1)
+    assert files(measured(rows, folder=tmp_path / "c").path) == first
+
+
+class Differs(Tokenizer):
+    """Its fast side gives other ids, and says nothing."""
+
+    def encode_fast(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        ids, offsets = self.encode_reference(texts)
+        return ids + np.uint32(1), offsets
+
+
+class GivesUp(Tokenizer):
+    """Its fast side fails on a text that the first comparison did not hold."""
+
+    def encode_fast(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        if any("text 30" in text for text in texts):
+            raise RuntimeError("match limit exceeded")
+        return self.encode_reference(texts)
+
+
+@pytest.mark.parametrize("kind", [Differs, GivesUp])
+def test_a_fast_tokenizer_that_fails_here_is_replaced_and_recorded(
+    measured: Measured,
+    picture: Picture,
+    tokenizer: Tokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[Tokenizer],
+) -> None:
+    monkeypatch.setattr(samples, "BATCH_SAMPLES", 5)
+    rows = some_rows(picture)
+    right = measured(rows, replace(tokenizer, fast=False), folder=tmp_path / "a")
+    assert not right.info.fast_tokenizer
+    found = measured(rows, kind(tokenizer.path, tokenizer.digest, fast=True), folder=tmp_path / "b")
+    assert not found.info.fast_tokenizer
+    assert files(found.path) == files(right.path)
+
+
+def test_what_an_object_is_keyed_by(shape: Geometry) -> None:
+    def key(fragment: Fragment = FRAGMENT, source: Source = SOURCE, shape: Geometry = shape, **over: str) -> str:
+        return object_digest(fragment, source, geometry=shape, **{"tokenizer": "t", "template": "u", **over})
+
+    same = [
+        key(replace(FRAGMENT, path="/elsewhere/b.jsonl", bytes=2)),
+        key(source=with_fields(SOURCE, path="b.jsonl", where="x > 1", too_long="drop", image_root="i")),
+        key(shape=with_fields(shape, name="sail-vl-tiny", vocab_size=152064)),
+    ]
+    assert same == [key()] * 3
+    others = [
+        key(replace(FRAGMENT, digest="cd" * 32)),
+        key(replace(FRAGMENT, source="other")),
+        key(replace(FRAGMENT, format="json")),
+        *(key(source=with_fields(SOURCE, **{n: "x"})) for n in ("text", "image", "messages", "prompt")),
+        key(source=with_fields(SOURCE, kind="text")),
+        *(key(shape=with_fields(shape, **{n: 5})) for n in ("tile_size", "tokens_per_tile", "max_tiles", "min_tiles")),
+        key(shape=with_fields(shape, thumbnail=False)),
+        key(tokenizer="v"),
+        key(template="v"),
+    ]
+    assert len({key(), *others}) == len(others) + 1
+
+
+@pytest.mark.parametrize("damage", ["info_missing", "info_cut", "info_other_key", "cut", "grown", "missing"])
+def test_a_damaged_object_is_none(measured: Measured, picture: Picture, damage: str) -> None:
+    path = measured(some_rows(picture)).path
+    assert isinstance(read_info(path), ObjectInfo)
+    info, data = path / "object.json", path / "samples.bin"
+    match damage:
+        case "info_missing":
+            info.unlink()
+        case "info_cut":
+            info.write_bytes(info.read_bytes()[:-5])
+        case "info_other_key":
+            info.write_text(json.dumps(json.loads(info.read_text()) | {"digest": "0" * 64}))
+        case "cut":
+            data.write_bytes(data.read_bytes()[:-4])
+        case "grown":
+            data.write_bytes(data.read_bytes() + b"\0")
+        case "missing":
+            data.unlink()
+    assert read_info(path) is None
+    with pytest.raises(BuildError, match="missing or damaged"):
+        Object.open(path)
+    before = files(measured(some_rows(picture)).path)  # measured again, it replaces the damaged one
+    assert read_info(path) is not None
+    assert before == files(path)
+
+
+def test_a_record_that_is_none_is_refused(measured: Measured, picture: Picture) -> None:
+    with measured(some_rows(picture)) as found:
+        size = (found.path / "samples.bin").stat().st_size
+        with pytest.raises(BuildError, match="beyond the end"):
+            found.record(size - 4, 16)
+        for offset, length in ((0, 4), (0, 16), (4, 32)):
+            with pytest.raises(BuildError, match="no record begins here"):
+                found.record(offset, length)
+
+
+def test_views_outlive_the_object(measured: Measured, picture: Picture) -> None:
+    found = measured([Sample(row=0, text="Hello, world!")])
+    fact = pq.read_table(found.facts).to_pylist()[0]
+    record = found.record(fact["offset"], fact["length"])
+    found.close()
+    assert record.tokens.tolist() == [9707, 11, 1879, 0, 151643]
+    assert not record.tokens.flags.writeable
