@@ -1,0 +1,1 @@
+"""The trainer: plays a build, decides nothing about data."""

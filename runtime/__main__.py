@@ -1,0 +1,59 @@
+"""`python -m runtime BUILD --out RUN`: train. One process, or several under
+`python -m runtime.launch` or torchrun.
+
+Leaves with 0 when all is trained (or `--max-steps` is reached), 1 when the run has diverged, 2 for a mistake that the
+message explains, 130 or 143 when it was asked to stop and has saved. Anything else is our fault, and shows where.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from runtime import processes
+from runtime.arguments import PROGRAM, parse
+from runtime.errors import DivergedError, Interrupted, TrainError
+from shards.build import Build
+from shards.errors import ShardError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The program, but for leaving. Returns its exit status."""
+    try:
+        arguments = parse(argv)
+        build = Build.open(arguments.build)
+        processes.prepare()
+        # not before: it imports torch and DeepSpeed, which `--help` and a mistaken path need not wait for
+        from runtime.train import train
+
+        train(arguments, build)
+        return 0
+    except TrainError as error:
+        # what all processes agree on is said once
+        if os.environ.get("RANK", "0") == "0" or not isinstance(error, DivergedError | Interrupted):
+            _say(error)
+        return error.status
+    except ShardError as error:
+        _say(error)
+        return 2
+    except KeyboardInterrupt:
+        _say("interrupted; go on from the last checkpoint with --resume")
+        return 128 + signal.SIGINT
+
+
+def _say(what: object) -> None:
+    rank = os.environ.get("RANK", "0")
+    print(f"{PROGRAM}: " + (f"process {rank}: " if rank != "0" else "") + str(what), file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    status = main()
+    if status == 0:
+        processes.leave()
+    else:
+        # at once: the others may be waiting for us in a collective, and the usual way out could wait for them
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

@@ -1,0 +1,90 @@
+"""The command line of `python -m runtime`.
+
+Only paths and matters of the machine are flags (processes, memory, precision, how often to save). What a run learns
+from, and how, is in the build. A flag that is left out takes, when a run is resumed, the value the run began with.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from runtime.errors import ArgumentError
+
+PROGRAM = "mixc train"
+"""How the program calls itself: it is started by `mixc train`, and by `python -m runtime` all the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arguments:
+    """What the user typed. None is "not given"."""
+
+    build: Path
+    out: Path
+    stages: tuple[str, ...] | None = None
+    max_steps: int | None = None
+    resume: bool = False
+    zero: int | None = None
+    precision: str | None = None
+    micro_batch: int | None = None
+    workers: int = 2
+    save_every: int = 500
+    keep: int = 2
+    init: Path | None = None
+    log_every: int = 1
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ArgumentError(message, where=PROGRAM, mend=f"see `{PROGRAM} --help`")
+
+
+def _at_least(least: int):
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
+        return value
+
+    return number
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError("names no stage")
+    return names
+
+
+def parser() -> argparse.ArgumentParser:
+    made = _Parser(
+        prog=PROGRAM,
+        description="Train from a build: play its packs, step by step, stage by stage.",
+        allow_abbrev=False,
+    )
+    add = made.add_argument
+    add("build", type=Path, metavar="BUILD", help="a folder written by `mixc compile`")
+    add("--out", type=Path, required=True, metavar="RUN", help="folder of the run: weights, checkpoints, metrics.jsonl")
+    add("--stages", type=_names, metavar="A,B", help="train only these, in the build's order (all)")
+    add("--max-steps", type=_at_least(1), metavar="N", help="save and stop when the run has made N steps in all")
+    add("--resume", action="store_true", help="go on with the run in RUN from its last checkpoint")
+    add("--zero", type=int, choices=(0, 1, 2, 3), help="ZeRO stage: what is divided over the processes (1)")
+    add("--precision", choices=("fp32", "bf16"), help="of weights and arithmetic (bf16 on a GPU, fp32 on a CPU)")
+    add("--micro-batch", type=_at_least(1), metavar="M", help="packs a process takes at a time (1)")
+    add("--workers", type=_at_least(0), default=2, metavar="N", help="loader processes beside each process (2)")
+    add("--save-every", type=_at_least(1), default=500, metavar="N", help="steps between checkpoints (500)")
+    add("--keep", type=_at_least(1), default=2, metavar="K", help="checkpoints to keep (2)")
+    add("--init", type=Path, metavar="DIR", help="start from the weights in DIR (model.safetensors), not from random ones")
+    add("--log-every", type=_at_least(1), default=1, metavar="N", help="steps between printed lines (1)")
+    return made
+
+
+def parse(argv: Sequence[str] | None = None) -> Arguments:
+    """Raises ArgumentError for what does not parse. `--help` prints and leaves through SystemExit(0)."""
+    return Arguments(**vars(parser().parse_args(argv)))

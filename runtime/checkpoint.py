@@ -1,0 +1,184 @@
+"""Checkpoints of a run: where it is, in our JSON, beside DeepSpeed's weights and optimizer state.
+
+    RUN/checkpoints/latest              name of the newest whole checkpoint
+    RUN/checkpoints/<stage>-<step>/
+        state.json                      where the run is; size and blake3 of every file below
+        deepspeed/                      DeepSpeed's files, written and read by DeepSpeed
+
+A checkpoint is written under another name, synced, and renamed; `latest` is replaced after that, and older checkpoints
+go last. So a run killed at any instant finds either the checkpoint or the one before, never half of one. Before
+DeepSpeed reads a file its digest is checked. Files travel through a file system that all processes see.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from runtime.engine import Engine
+from runtime.errors import CheckpointError, ResumeError
+from runtime.processes import Place, barrier, gather
+from shards.atomic import atomic_write, sync_folder
+from shards.digest import canonical_json, digest, digest_file
+from shards.errors import ShardError
+
+FOLDER = "checkpoints"
+LATEST = "latest"
+STATE = "state.json"
+FORMAT = 1
+
+
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    bytes: int
+    digest: str
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a run is. There is no state of a loader, a shuffle or a schedule: they are functions of `step`."""
+
+    format: int
+    root: str
+    """Of the build."""
+    stage: str
+    step: int
+    """Steps of the stage that are done; so, the next one."""
+    world: int
+    zero: int
+    precision: str
+    skipped: int
+    """Steps of the stage, so far, whose gradient was not finite."""
+    skipped_in_a_row: int
+    files: dict[str, FileEntry]
+
+
+class _Envelope(msgspec.Struct, forbid_unknown_fields=True):
+    checksum: str
+    """blake3 of `state` as it stands."""
+    state: msgspec.Raw
+
+
+def name(state: State) -> str:
+    return f"{state.stage}-{state.step:08d}"
+
+
+def save(engine: Engine, out: Path, state: State, *, keep: int, stages: list[str], place: Place) -> Path:
+    """Write a checkpoint and forget all but the `keep` that are furthest on, by `stages`, the run's, and step.
+
+    In all processes. `state.files` is filled in here.
+    """
+    folder = out / FOLDER
+    partial, final = folder / f".{name(state)}.partial", folder / name(state)
+    if place.first:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    barrier()
+    engine.save(partial)
+    barrier()
+    files = _files(partial)
+    mine = {file: _settle(partial / file) for file in files[place.rank :: place.world]}
+    entries = {file: entry for part in gather(mine) for file, entry in part.items()}
+    if place.first:
+        body = canonical_json(msgspec.structs.replace(state, files=entries))
+        with atomic_write(partial / STATE) as file:
+            file.write(canonical_json({"checksum": digest(body), "state": msgspec.Raw(body)}))
+        shutil.rmtree(final, ignore_errors=True)  # of a run that came here before, and was sent back
+        partial.replace(final)
+        sync_folder(folder)
+        with atomic_write(folder / LATEST) as file:
+            file.write(name(state).encode() + b"\n")
+        for old in _furthest_first(folder, stages)[keep:]:
+            if old != final:
+                shutil.rmtree(old)
+    barrier()
+    return final
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _settle(path: Path) -> FileEntry:
+    """Make a file durable; its size and digest."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    sync_folder(path.parent)
+    return FileEntry(bytes=path.stat().st_size, digest=digest_file(path))
+
+
+def _furthest_first(folder: Path, stages: list[str]) -> list[Path]:
+    def progress(path: Path) -> tuple[int, int]:
+        stage, _, step = path.name.rpartition("-")
+        return stages.index(stage), int(step)
+
+    return sorted((path for path in folder.iterdir() if (path / STATE).is_file()), key=progress, reverse=True)
+
+
+def latest(out: Path) -> tuple[Path, State] | None:
+    """The checkpoint that `latest` names; None when there was none yet. Raises CheckpointError if it is damaged."""
+    folder = out / FOLDER
+    try:
+        path = folder / (folder / LATEST).read_text().strip()
+    except FileNotFoundError:
+        return None
+    mend = f"write the name of an older checkpoint into {folder / LATEST}, or delete it to begin the stage again"
+    where = path / STATE
+    try:
+        envelope = msgspec.json.decode(where.read_bytes(), type=_Envelope)
+        if digest(bytes(envelope.state)) != envelope.checksum:
+            raise CheckpointError("its checksum does not hold", where=str(where), mend=mend)
+        return path, msgspec.json.decode(envelope.state, type=State)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError("no whole checkpoint", where=str(where), why=str(error), mend=mend) from None
+
+
+def fits(path: Path, state: State, *, root: str, world: int, zero: int, precision: str) -> None:
+    """Raises ResumeError when a run like this cannot go on from the checkpoint."""
+    if state.root != root:
+        raise ResumeError(
+            f"the checkpoint is of another build: root {state.root[:16]}, and this one is {root[:16]}", where=str(path)
+        )
+    for what, held, given in (("--zero", state.zero, zero), ("--precision", state.precision, precision)):
+        if held != given:
+            raise ResumeError(f"the checkpoint was written with {what} {held}, not {given}", where=str(path))
+    if state.world != world and zero > 0:
+        raise ResumeError(
+            f"the checkpoint was written by {state.world} process(es), and there are {world} now",
+            where=str(path),
+            why=f"at ZeRO {zero} each process holds a part of the optimizer's state, and DeepSpeed cannot deal it anew",
+            mend=f"resume with {state.world} process(es); a run at --zero 0 can change their number",
+        )
+
+
+def load(engine: Engine, path: Path, state: State, place: Place) -> None:
+    """Check the checkpoint's files, and give `engine` what is in them. In all processes. Raises CheckpointError."""
+    names = sorted(state.files)
+    faults = [fault for part in gather(_faults(path, state, names[place.rank :: place.world])) for fault in part]
+    if faults:
+        raise CheckpointError(
+            f"the checkpoint is damaged: {faults[0]}",
+            where=str(path),
+            mend=f"write the name of an older checkpoint into {path.with_name(LATEST)}",
+        )
+    engine.load(path)
+
+
+def _faults(path: Path, state: State, names: list[str]) -> list[str]:
+    faults = []
+    for each in names:
+        try:
+            found = digest_file(path / each)
+        except ShardError as error:
+            faults.append(str(error))
+            continue
+        if found != state.files[each].digest:
+            faults.append(f"{each} is not as it was written")
+    return faults
+
+
+def sweep(out: Path) -> None:
+    """Remove what a killed run has left half-written. In the first process, before the run goes on."""
+    for partial in [*out.glob(".*.partial"), *(out / FOLDER).glob(".*.partial")]:
+        shutil.rmtree(partial, ignore_errors=True)

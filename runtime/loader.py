@@ -1,0 +1,206 @@
+"""Play a stage: which packs a process trains on at a step, and the worker processes that bring them.
+
+Which packs are taken is a pure function of (step, rank, world size, micro-batch): `Division`. There is nothing to
+shuffle, to draw, to balance or to remember, so the loader's whole state is the number of the next step, a resume costs
+the same at step 1,000,000 as at step 0, and the packs of a step are the same set in the same order for every world size
+and any number of workers.
+
+Reading, decoding images and laying packs end to end happen in the workers; the process that trains only moves tensors
+to its device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from runtime.batch import Batch
+from runtime.collate import collate
+from runtime.errors import ArgumentError, TrainError
+from shards.build import Build
+from shards.digest import source_key
+from shards.errors import ShardError
+from shards.manifest import StageEntry
+from shards.pack import Pack, decode_pack, pack_digest, tiles_by_image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Division:
+    """How the packs of a step are divided over processes and micro-steps.
+
+    Packs within a step are sorted by cost, heaviest first, and dealt out like cards: micro-step k of rank r takes
+    `s*batch + k*world*micro_batch + j*world + r`, j in 0..micro_batch-1. So the ranks of a micro-step hold neighbours
+    in the order of cost, and the work of any two differs by at most one pack's range of cost, for every world size.
+    """
+
+    batch: int
+    """Packs a step."""
+    world: int
+    micro_batch: int
+    """Packs a process takes at a time."""
+
+    def __post_init__(self) -> None:
+        if self.batch % (self.world * self.micro_batch):
+            fits = [m for m in range(1, self.batch + 1) if self.batch % (self.world * m) == 0]
+            processes = [w for w in range(1, self.batch + 1) if self.batch % w == 0]
+            raise ArgumentError(
+                f"{self.world} process(es) with {self.micro_batch} pack(s) at a time do not divide a step of "
+                f"{self.batch} packs",
+                mend=f"with {self.world} process(es), --micro-batch can be {_listing(fits)}"
+                if fits
+                else f"the number of processes can be {_listing(processes)}",
+            )
+
+    @property
+    def micro_steps(self) -> int:
+        """Micro-steps of a process in a step."""
+        return self.batch // (self.world * self.micro_batch)
+
+    def packs(self, step: int, micro: int, rank: int) -> range:
+        """Numbers, in the stage, of the packs that `rank` takes in micro-step `micro` of `step`."""
+        first = step * self.batch + micro * self.world * self.micro_batch + rank
+        return range(first, first + self.world * self.micro_batch, self.world)
+
+
+def _listing(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:-1])) + (" or " if len(numbers) > 1 else "") + str(numbers[-1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Micro:
+    """What a process trains on in one micro-step."""
+
+    step: int
+    micro: int
+    packs: tuple[int, ...]
+    digests: tuple[int, ...]
+    """First 8 bytes of each pack's digest, big-endian: its first 16 hex digits."""
+    batch: Batch
+    weights: tuple[float, ...]
+    """Loss weight of the targets of each source, summed, in the order of `source_names`."""
+    tokens: int
+    tiles: int
+    pairs: int
+    """Sum of squared segment lengths: what attention works through."""
+
+    def pin_memory(self) -> Micro:
+        """In page-locked memory, for copies to a GPU that overlap with its work. Called by torch's DataLoader."""
+        return dataclasses.replace(self, batch=_each_tensor(self.batch, torch.Tensor.pin_memory))
+
+    def to(self, device: torch.device) -> Micro:
+        return dataclasses.replace(self, batch=_each_tensor(self.batch, lambda t: t.to(device, non_blocking=True)))
+
+
+def _each_tensor(batch: Batch, do) -> Batch:
+    changed = {}
+    for field in dataclasses.fields(batch):
+        value = getattr(batch, field.name)
+        if isinstance(value, torch.Tensor):
+            changed[field.name] = do(value)
+    return dataclasses.replace(batch, **changed)
+
+
+def source_index(stages: list[StageEntry]) -> dict[int, int]:
+    """Place of each source among the build's source names, sorted, by the source's key in packs."""
+    return {source_key(name): place for place, name in enumerate(source_names(stages))}
+
+
+def source_names(stages: list[StageEntry]) -> list[str]:
+    return sorted({name for stage in stages for name in stage.sources})
+
+
+class Play(Dataset):
+    """A rank's part of a stage. Item i is micro-step `i % micro_steps` of step `i // micro_steps`.
+
+    The build is opened when the first item is read, in the process that reads it: a worker inherits no open file.
+    A damaged shard is given back as the ShardError, not raised: torch would wrap it in a worker's traceback.
+    """
+
+    def __init__(self, build: Path, stage: str, division: Division, rank: int) -> None:
+        self.path, self.stage, self.division, self.rank = build, stage, division, rank
+        self._build: Build | None = None
+
+    def __getitem__(self, item: int) -> Micro | ShardError:
+        try:
+            return self._read(*divmod(item, self.division.micro_steps))
+        except ShardError as error:
+            return error
+
+    def _read(self, step: int, micro: int) -> Micro:
+        if self._build is None:
+            self._build = Build.open(self.path)
+            self._reader = self._build.stage(self.stage)
+            self._sources = source_index(self._build.manifest.stages)
+        numbers = self.division.packs(step, micro, self.rank)
+        encoded = [self._reader.pack_bytes(number) for number in numbers]
+        packs = [decode_pack(data) for data in encoded]
+        try:
+            batch = collate(packs, self._build.image, self._build.manifest.geometry, self._sources)
+        except ShardError as error:
+            raise ShardError(f"{self.path}: stage {self.stage!r}, packs {list(numbers)}: {error}") from error
+        return Micro(
+            step=step,
+            micro=micro,
+            packs=tuple(numbers),
+            digests=tuple(int.from_bytes(pack_digest(data)[:8], "big") for data in encoded),
+            batch=batch,
+            weights=tuple(
+                np.bincount(batch.sources_N, weights=batch.weights_N, minlength=len(self._sources)).tolist()
+            ),
+            tokens=sum(len(pack.tokens) for pack in packs),
+            tiles=sum(int(tiles_by_image(pack).sum()) for pack in packs),
+            pairs=sum(_pairs(pack) for pack in packs),
+        )
+
+
+def _pairs(pack: Pack) -> int:
+    lengths = np.diff(pack.segments["start"].astype(np.int64), append=len(pack.tokens))
+    return int((lengths**2).sum()) if len(pack.tokens) else 0
+
+
+def _own_signals(_: int) -> None:
+    """A worker takes no part in stopping gently: it goes on until the process that trains has ended its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def play(dataset: Play, steps: range, *, workers: int, device: torch.device) -> Iterator[Micro]:
+    """The rank's micro-steps of `steps`, in order, on `device`. Reads ahead in `workers` processes (0: in this one).
+
+    Raises ShardError when a shard or image is damaged or missing, TrainError when a worker dies.
+    """
+    per_step = dataset.division.micro_steps
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=range(steps.start * per_step, steps.stop * per_step),
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=2 if workers else None,
+        worker_init_fn=_own_signals,
+    )
+    items = iter(loader)
+    while True:
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise TrainError(
+                "a loader process died",
+                where=f"stage {dataset.stage!r}",
+                why=str(error).splitlines()[0],
+                mend="often too little memory (or /dev/shm): try fewer --workers",
+            ) from None
+        if isinstance(item, ShardError):
+            raise item
+        yield item.to(device)

@@ -1,0 +1,104 @@
+"""SAIL-VL by composition: `vision` -> `projector` -> `language`, and the loss of a packed micro-batch.
+
+The three children are the modules that a stage trains or freezes, by `requires_grad_`.
+
+Shapes: T tokens, N targets, M tiles, P rows a tile, D width of the language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from runtime.batch import Batch
+from runtime.images import normalise
+from runtime.model.head import Output
+from runtime.model.language import build_language, restore_rotary
+from runtime.model.projector import Projector
+from runtime.model.vision import Vision
+from runtime.model.zoo import Architecture, architecture
+from shards.manifest import Geometry
+
+
+class SailVL(nn.Module):
+    """A vision-language model over packed rows."""
+
+    def __init__(self, shape: Architecture, dtype: torch.dtype = torch.float32) -> None:
+        """Random weights from torch's generator, drawn in float32 and then rounded, part by part."""
+        super().__init__()
+        self.shape = shape
+        self.vision = Vision(shape.vision).to(dtype)
+        self.projector = Projector(shape.vision.hidden, shape.language.hidden, shape.pixel_shuffle).to(dtype)
+        self.language = build_language(shape.language).to(dtype)
+        restore_rotary(self.language)
+
+    def forward(self, batch: Batch) -> Output:
+        """The weighted loss of a micro-batch and each target's cross-entropy; see `Output`."""
+        embeds_TD = self.language.get_input_embeddings()(batch.tokens_T)
+        embeds_TD = self._place_images(embeds_TD, batch)
+        hidden_TD = self.language.model(
+            inputs_embeds=embeds_TD[None],
+            position_ids=batch.positions_T[None],
+            # No mask, and do not look for one: transformers would compare positions on the host.
+            attention_mask={"full_attention": None},
+            use_cache=False,
+            cu_seq_lens_q=batch.cu_seqlens,
+            cu_seq_lens_k=batch.cu_seqlens,
+            max_length_q=batch.max_seqlen,
+            max_length_k=batch.max_seqlen,
+        ).last_hidden_state[0]
+        hidden_ND = hidden_TD.index_select(0, batch.predict_N)
+        return self.language.lm_head(hidden_ND, batch.labels_N, batch.weights_N)
+
+    def _place_images(self, embeds_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Overwrite the image positions with the tiles' rows.
+
+        A micro-batch without tiles still sends one black tile through, and adds its first row times zero: so
+        both have gradients (of zero), and under ZeRO every rank launches the same collectives.
+        """
+        if len(batch.tiles_M):
+            rows_RD = self._encode(batch.tiles_M, embeds_TD.dtype).flatten(0, 1)
+            return embeds_TD.index_copy(0, batch.image_positions, rows_RD)
+        side = self.shape.vision.tile
+        black_1 = torch.zeros((1, 3, side, side), dtype=torch.uint8, device=embeds_TD.device)
+        return embeds_TD + 0 * self._encode(black_1, embeds_TD.dtype)[0, :1]
+
+    def _encode(self, tiles_M: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        # Pixels need no gradient, so autograd keeps nothing of a frozen tower: no `no_grad` is wanted here.
+        return self.projector(self.vision(normalise(tiles_M, dtype)))
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> SailVL:
+        # Every change of dtype or device comes through here, and the rotary frequencies must survive it.
+        super()._apply(fn, recurse)
+        restore_rotary(self.language)
+        return self
+
+
+def build_model(name: str, geometry: Geometry, seed: int, dtype: torch.dtype = torch.float32) -> SailVL:
+    """The model called `name`, on the CPU, with random weights that depend on `seed` alone.
+
+    Weights are drawn on one process as on many, in float32, and the caller's random state is left as it was.
+    Raises ModelError if there is no such model or `geometry`, the build's, is not its own.
+    """
+    shape = architecture(name, geometry)
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        return SailVL(shape, dtype)
+
+
+class PartRow(NamedTuple):
+    """One line of the start-up table."""
+
+    part: str
+    parameters: int
+
+
+def describe(model: SailVL) -> list[PartRow]:
+    """The parts in the order of the data, with their parameters, a tied head once; under ZeRO-3 as well."""
+    return [
+        PartRow(name, sum(getattr(p, "ds_numel", p.numel()) for p in part.parameters()))
+        for name, part in model.named_children()
+    ]

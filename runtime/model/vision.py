@@ -1,0 +1,60 @@
+"""The vision tower: a ViT from transformers, fixed tiles in, a grid of features out.
+
+Tiles all have one size, so they need no packing: attention is plain SDPA within each.
+
+Shapes: M tiles, S side in pixels, G patches along a side, C channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import Aimv2VisionConfig, Aimv2VisionModel, InternVLVisionConfig, InternVLVisionModel
+
+from runtime.model.zoo import VisionShape
+
+
+class Vision(nn.Module):
+    """float [M, 3, S, S] to features [M, G, G, C] of the last layer (`select_layer` -1)."""
+
+    def __init__(self, shape: VisionShape) -> None:
+        super().__init__()
+        self.grid = shape.grid
+        self.encoder = _encoder(shape)
+
+    def forward(self, tiles_M3SS: torch.Tensor) -> torch.Tensor:
+        features = self.encoder(pixel_values=tiles_M3SS).last_hidden_state
+        # InternViT has a class token before the patches, AIMv2 has none.
+        patches = features[:, features.shape[1] - self.grid**2 :]
+        return patches.unflatten(1, (self.grid, self.grid))
+
+
+def _encoder(shape: VisionShape) -> nn.Module:
+    if shape.kind == "internvit":
+        return InternVLVisionModel(
+            InternVLVisionConfig(
+                hidden_size=shape.hidden,
+                num_hidden_layers=shape.layers,
+                num_attention_heads=shape.heads,
+                intermediate_size=shape.intermediate,
+                image_size=shape.tile,
+                patch_size=shape.patch,
+                attention_bias=True,  # of q, k, v, as in the released weights; the default is False
+                use_qk_norm=False,
+                use_mean_pooling=True,  # no norm after the last layer
+                attn_implementation="sdpa",
+            )
+        )
+    return Aimv2VisionModel(
+        Aimv2VisionConfig(
+            hidden_size=shape.hidden,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            intermediate_size=shape.intermediate,
+            image_size=shape.tile,
+            patch_size=shape.patch,
+            is_native=False,  # learned positions
+            use_head=False,  # no pooling
+            attn_implementation="sdpa",
+        )
+    )

@@ -1,0 +1,165 @@
+"""The processes of a run: who this one is, how they meet, and what makes them compute the same twice."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+from runtime.errors import ArgumentError
+
+T = TypeVar("T")
+
+STORE = "MIXC_STORE"
+"""Variable with the file through which the processes of runtime.launch meet."""
+
+_TIMEOUT = timedelta(minutes=30)
+"""Of a collective. A checkpoint's slowest write must fit in it, for the other processes wait meanwhile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """This process among those of the run."""
+
+    rank: int
+    world: int
+    local_rank: int
+    local_world: int
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+
+_VARIABLES = {"rank": "RANK", "world": "WORLD_SIZE", "local_rank": "LOCAL_RANK", "local_world": "LOCAL_WORLD_SIZE"}
+
+
+def place() -> Place:
+    """From the variables that torchrun sets; one process alone without them. Raises ArgumentError when only some are."""
+    found = {field: os.environ.get(name) for field, name in _VARIABLES.items()}
+    if found["rank"] is None and found["world"] is None:
+        return Place(rank=0, world=1, local_rank=0, local_world=1)
+    missing = [_VARIABLES[field] for field, value in found.items() if value is None]
+    if missing:
+        raise ArgumentError(
+            f"RANK or WORLD_SIZE is set, but {' and '.join(missing)} is not",
+            where="environment",
+            mend="start several processes with `mixc train --nproc N` or torchrun, or unset them",
+        )
+    return Place(**{field: int(value) for field, value in found.items() if value is not None})
+
+
+def prepare() -> None:
+    """Set what torch and DeepSpeed read only once. Before DeepSpeed is imported."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may differ from run to run
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # what it would find, after a warning
+
+
+def device(place: Place):
+    """`cuda:<local rank>`, or the CPU where there is no GPU or DS_ACCELERATOR says cpu."""
+    import torch
+
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        return torch.device("cpu")
+    if place.local_world > torch.cuda.device_count():
+        raise ArgumentError(
+            f"{place.local_world} processes, but {torch.cuda.device_count()} GPU(s) here",
+            mend="start one process a GPU, or set DS_ACCELERATOR=cpu",
+        )
+    torch.cuda.set_device(place.local_rank)
+    return torch.device("cuda", place.local_rank)
+
+
+def threads(place: Place) -> int:
+    """Threads of one operation on the CPU: OMP_NUM_THREADS, or this process's part of the cores it may use."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() and int(given) else max(1, len(os.sched_getaffinity(0)) // place.local_world)
+
+
+def compute_repeatably(threads: int) -> None:
+    """Same weights, same packs, same machine and same number of threads: same bits.
+
+    A reduction over several threads depends on how many there are, so the number is part of the run (run.json) and a
+    resumed run takes it over. On a GPU an operation that has no deterministic form still runs, with a warning.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over memory
+    torch.backends.cudnn.benchmark = False
+
+
+def join(place: Place, device) -> None:
+    """Meet the other processes: gloo between CPUs, NCCL between GPUs.
+
+    DeepSpeed's own all-reduce through shared memory is switched off: it is compiled on first use for about half a
+    minute, fails where there is no C++ compiler or ninja, and waits for ever on a lock file that a killed compilation
+    has left. gloo gives the same sums.
+    """
+    import deepspeed
+    import deepspeed.ops
+    import torch.distributed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # DeepSpeed calls collectives by names that torch has begun to rename: said once a call, and not the user's to mend
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not torch.distributed.is_initialized():
+        for field, name in _VARIABLES.items():
+            os.environ.setdefault(name, str(getattr(place, field)))  # DeepSpeed looks there too
+        meeting = {}  # as torchrun has it: at MASTER_ADDR and MASTER_PORT
+        if STORE in os.environ:
+            meeting["store"] = torch.distributed.FileStore(os.environ[STORE], place.world)
+        elif place.world == 1:
+            meeting["store"] = torch.distributed.HashStore()
+        torch.distributed.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            rank=place.rank,
+            world_size=place.world,
+            timeout=_TIMEOUT,
+            device_id=device if device.type == "cuda" else None,
+            **meeting,
+        )
+    os.environ.setdefault("MASTER_ADDR", "localhost")
+    os.environ.setdefault("MASTER_PORT", "0")
+    deepspeed.init_distributed(dist_init_required=False, auto_mpi_discovery=False, verbose=False)
+
+
+def leave() -> None:
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def barrier() -> None:
+    import torch.distributed
+
+    torch.distributed.barrier()
+
+
+def gather(value: T) -> list[T]:
+    """Every process's `value`, by rank, in every process."""
+    import torch.distributed
+
+    values: list[T] = [value] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def from_first(make: Callable[[], T], place: Place) -> T:
+    """What `make` gives in the first process, in every process."""
+    import torch.distributed
+
+    values = [make() if place.first else None]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]  # type: ignore[return-value]

@@ -1,0 +1,202 @@
+"""`RUN/run.json`: what a run is made of, written when it begins, and what a resumed run must still find.
+
+A run is a build's root and a few matters of the machine that a checkpoint depends on. When the build given at a resume
+is not the run's, the parts recorded here say which of them moved.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runtime.arguments import Arguments
+from runtime.errors import ArgumentError, ResumeError
+from shards.atomic import atomic_write
+from shards.manifest import Manifest
+
+FORMAT = 1
+NAME = "run.json"
+_LOCK = ".lock"
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    format: int
+    root: str
+    parts: dict[str, Any]
+    """What the root covers, by part: see `parts`."""
+    stages: list[str]
+    """To train, in the build's order."""
+    zero: int
+    precision: str
+    micro_batch: int
+    world: int
+    """Processes the run began with. The checkpoints say what they were written by."""
+    threads: int
+    """Of one operation on a CPU: see processes.compute_repeatably."""
+    init: str | None
+    """Folder of the weights that the run began with."""
+
+
+def parts(manifest: Manifest) -> dict[str, Any]:
+    """What the root digest covers, as plain data, stages by name."""
+    covered = ("batch", "sequence_length", "max_tiles", "steps", "train", "digest", "steps_digest")
+    return {
+        "seed": manifest.seed,
+        "geometry": msgspec.to_builtins(manifest.geometry),
+        "tokenizer": manifest.tokenizer,
+        "template": manifest.template,
+        "stages": {
+            stage.name: {field: msgspec.to_builtins(getattr(stage, field)) for field in covered}
+            for stage in manifest.stages
+        },
+    }
+
+
+def moved(before: Any, after: Any, path: str = "") -> list[str]:
+    """The paths at which two trees of plain data differ, with both values, in order of path."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        found = []
+        for key in sorted(before.keys() | after.keys()):
+            below = f"{path}.{key}" if path else key
+            if key not in after:
+                found.append(f"{below} (gone)")
+            elif key not in before:
+                found.append(f"{below} (new)")
+            else:
+                found += moved(before[key], after[key], below)
+        return found
+    return [] if before == after else [f"{path} ({_short(before)} -> {_short(after)})"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text[:12] + "..." if len(text) == 64 else text  # a digest
+
+
+def settle(
+    arguments: Arguments, manifest: Manifest, *, begun: bool, world: int, threads: int, precision: str
+) -> Record:
+    """What the run in `arguments.out` is to be, or is; nothing is written.
+
+    `begun`: it has something to lose (a run that never made a step is begun anew). `precision` is what this machine
+    would take when none is asked for. Raises ArgumentError for flags that do not fit, ResumeError when the run in the
+    folder is another.
+    """
+    if begun and not arguments.resume:
+        raise ArgumentError(
+            "there is a run in this folder already",
+            where=str(arguments.out),
+            mend="go on with it: --resume; or give another --out",
+        )
+    if not begun:
+        return _new(arguments, manifest, world=world, threads=threads, precision=precision)
+    return _continued(read(arguments.out), arguments, manifest, arguments.out / NAME)
+
+
+def write(out: Path, record: Record) -> None:
+    with atomic_write(out / NAME) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+
+
+def read(out: Path) -> Record:
+    """The run in `out`. Raises ResumeError when its run.json is missing or not readable as one."""
+    path = out / NAME
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Record)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ResumeError(
+            "not the description of a run that this version can go on with",
+            where=str(path),
+            why=str(error),
+            mend="begin the run again in another folder",
+        ) from None
+
+
+def _new(arguments: Arguments, manifest: Manifest, *, world: int, threads: int, precision: str) -> Record:
+    return Record(
+        format=FORMAT,
+        root=manifest.root,
+        parts=parts(manifest),
+        stages=_chosen(arguments.stages, manifest),
+        zero=1 if arguments.zero is None else arguments.zero,
+        precision=arguments.precision or precision,
+        micro_batch=arguments.micro_batch or 1,
+        world=world,
+        threads=threads,
+        init=None if arguments.init is None else str(arguments.init.resolve()),
+    )
+
+
+def _chosen(names: tuple[str, ...] | None, manifest: Manifest) -> list[str]:
+    known = [stage.name for stage in manifest.stages]
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise ArgumentError(
+            f"the build has no stage {unknown[0]!r}", where="--stages", why=f"its stages are {', '.join(known)}"
+        )
+    return known if names is None else [name for name in known if name in names]
+
+
+def _continued(found: Record, arguments: Arguments, manifest: Manifest, path: Path) -> Record:
+    if found.root != manifest.root:
+        differences = moved(found.parts, parts(manifest))
+        listed = ", ".join(differences[:8]) + (f" and {len(differences) - 8} more" if len(differences) > 8 else "")
+        raise ResumeError(
+            f"the run is of another build: root {found.root[:16]}, and this one is {manifest.root[:16]}",
+            where=str(path),
+            why=f"moved: {listed}",
+            mend="resume with the build the run began with, or begin a run in another folder",
+        )
+    for flag, given, held in (
+        ("--precision", arguments.precision, found.precision),
+        ("--zero", arguments.zero, found.zero),
+        ("--init", arguments.init and str(arguments.init.resolve()), found.init),
+    ):
+        if given is not None and given != held:
+            raise ResumeError(
+                f"the run began with {flag} {held}, not {given}", where=str(path), mend=f"leave {flag} out"
+            )
+    stages = _chosen(arguments.stages, manifest) if arguments.stages else found.stages
+    together = [stage.name for stage in manifest.stages if stage.name in {*stages, *found.stages}]
+    if together[: len(found.stages)] != found.stages:
+        raise ResumeError(
+            f"the run trains {', '.join(found.stages)}; it can go on with later stages only",
+            where=str(path),
+            why=f"--stages {','.join(stages)}",
+            mend="leave --stages out, or begin a run in another folder with --init",
+        )
+    return msgspec.structs.replace(
+        found, stages=together, micro_batch=arguments.micro_batch or found.micro_batch
+    )
+
+
+@contextmanager
+def lock(out: Path) -> Iterator[None]:
+    """Have the run's folder, made if need be, for this process alone. The lock falls with the process, however it ends.
+
+    Raises ArgumentError when another process has it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(out / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise ArgumentError("the run's folder cannot be made", where=str(out), why=str(error)) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ArgumentError(
+            "another process is training in this folder",
+            where=str(out),
+            mend="wait for it, stop it, or give another --out",
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,408 @@
+"""A run: stage after stage, step after step.
+
+    settle -> for each stage: weights in, engine, steps, checkpoints, weights out
+
+A stage that has its weights in RUN/<stage> is done. Every other stage begins with the weights of the one before, read
+from there, whether the run was interrupted between them or not; so that a run, however often it is killed and resumed,
+goes through the same states.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import msgspec
+from blake3 import blake3
+from rich.console import Console
+
+from runtime import checkpoint, metrics, processes, record, weights
+from runtime.arguments import Arguments
+from runtime.engine import Engine
+from runtime.errors import ArgumentError, CheckpointError, DivergedError, Interrupted
+from runtime.loader import Division, Play, play, source_names
+from runtime.processes import Place
+from runtime.schedule import learning_rates
+from shards.build import Build, StageReader
+from shards.manifest import StageEntry
+
+SKIPS = 10
+"""Steps in a row without a finite gradient that end a run: it will not come back by itself."""
+
+_RESERVED = {checkpoint.FOLDER, record.NAME, metrics.NAME}
+
+
+class Run:
+    """A run in one process."""
+
+    def __init__(self, arguments: Arguments, build: Build, settled: record.Record, place: Place, device) -> None:
+        self.arguments, self.build, self.settled, self.place, self.device = arguments, build, settled, place, device
+        self.out: Path = arguments.out
+        self.stages = [entry for entry in build.manifest.stages if entry.name in settled.stages]
+        self.sources = source_names(build.manifest.stages)
+        self.console = Console(quiet=not place.first)
+        self.stop: int | None = None
+        """The signal that asked this process to stop."""
+        self.stopped = ""
+        """What to say of it, once all processes have stopped at one step."""
+
+    def done(self, entry: StageEntry) -> bool:
+        """Whether the stage's weights are saved. Raises CheckpointError if weights of another build stand there."""
+        config = weights.read_config(self.out / entry.name)
+        if config is None:
+            return False
+        if (config.root, config.stage) != (self.settled.root, entry.name):
+            raise CheckpointError(
+                f"weights of stage {config.stage!r} of the build with root {config.root[:16]}",
+                where=str(self.out / entry.name),
+                mend="move the folder away",
+            )
+        return True
+
+    def execute(self) -> None:
+        """Train what is left to train. Raises TrainError or ShardError; Interrupted after a signal, once all is saved."""
+        finished = [entry.name for entry in self.stages if self.done(entry)]
+        left = [entry for entry in self.stages if entry.name not in finished]
+        if [entry.name for entry in self.stages[: len(finished)]] != finished:
+            raise CheckpointError(
+                f"stage {left[0].name!r} has no weights, but a later stage has",
+                where=str(self.out),
+                mend="put its folder back, or begin the run again in another folder",
+            )
+        start = self._checkpoint(left[0], finished) if left else None
+        step = start[1].step if start else 0
+        if self.place.first:
+            metrics.cut(self.out, finished, left[0].name if left else None, step)
+        if not left:
+            self.console.print(f"{self.out}: all stages are trained", markup=False, highlight=False, soft_wrap=True)
+        before = sum(entry.steps for entry in self.stages if entry.name in finished)
+        previous = self.out / finished[-1] if finished else None
+        limit = self.arguments.max_steps or math.inf
+        for entry in left:
+            last = int(min(entry.steps, limit - before))
+            if last <= 0:
+                break
+            ended = self._train(entry, previous, start, last)
+            if self.stopped:
+                raise Interrupted(self.stopped, signal_number=self.stop or signal.SIGINT, mend="go on with --resume")
+            if not ended:
+                break
+            before += entry.steps
+            previous, start = self.out / entry.name, None
+
+    def _checkpoint(self, entry: StageEntry, finished: list[str]) -> tuple[Path, checkpoint.State] | None:
+        """The checkpoint to go on from in `entry`, if it is of that stage."""
+        found = checkpoint.latest(self.out)
+        if found is None or found[1].stage in finished:
+            return None
+        path, state = found
+        if state.stage != entry.name:
+            raise CheckpointError(
+                f"a checkpoint of stage {state.stage!r}, but stage {entry.name!r} before it has no weights",
+                where=str(path),
+                mend=f"put {self.out / entry.name} back, or begin the run again in another folder",
+            )
+        checkpoint.fits(
+            path,
+            state,
+            root=self.settled.root,
+            world=self.place.world,
+            zero=self.settled.zero,
+            precision=self.settled.precision,
+        )
+        return found
+
+    def _train(
+        self, entry: StageEntry, previous: Path | None, start: tuple[Path, checkpoint.State] | None, last: int
+    ) -> bool:
+        """Train `entry` up to step `last`. Whether that was its end."""
+        import torch
+
+        from runtime.attention import backend
+        from runtime.model.sail_vl import build_model, describe
+
+        begun = time.monotonic()
+        manifest, settled = self.build.manifest, self.settled
+        division = Division(batch=entry.batch, world=self.place.world, micro_batch=settled.micro_batch)
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[settled.precision]
+        model = build_model(manifest.geometry.name, manifest.geometry, manifest.seed, dtype)
+        origin = previous or (Path(settled.init) if settled.init else None)
+        loaded = f"{weights.load(model, origin)} tensors from {origin}" if origin else f"random, seed {manifest.seed}"
+        parts = [tuple(row) for row in describe(model)]
+        engine = Engine(
+            model, entry.train, division, zero=settled.zero, precision=settled.precision, device=self.device
+        )
+        state = checkpoint.State(
+            format=checkpoint.FORMAT,
+            root=settled.root,
+            stage=entry.name,
+            step=0,
+            world=self.place.world,
+            zero=settled.zero,
+            precision=settled.precision,
+            skipped=0,
+            skipped_in_a_row=0,
+            files={},
+        )
+        if start is not None:
+            path, state = start
+            checkpoint.load(engine, path, state, self.place)
+            state = msgspec.structs.replace(state, world=self.place.world, files={})
+            loaded += f", then step {state.step} from {path}"
+        metrics.table(
+            self.console,
+            stage=entry.name,
+            parts=parts,
+            lr=entry.train.lr,
+            facts=self._facts(
+                entry,
+                division,
+                loaded,
+                backend(self.device, dtype, model.shape.language.head_dim),
+                time.monotonic() - begun,
+            ),
+        )
+        try:
+            state = self._steps(engine, entry, division, state, last)
+            if state.step < entry.steps:
+                return False
+            weights.save(
+                model,
+                self.out / entry.name,
+                self.place,
+                model=manifest.geometry.name,
+                geometry=msgspec.to_builtins(manifest.geometry),
+                root=settled.root,
+                stage=entry.name,
+                steps=entry.steps,
+                precision=settled.precision,
+            )
+            return True
+        finally:
+            engine.close()
+
+    def _facts(
+        self, entry: StageEntry, division: Division, loaded: str, attention: str, seconds: float
+    ) -> list[tuple[str, object]]:
+        geometry, settled = self.build.manifest.geometry, self.settled
+        return [
+            ("model", f"{geometry.name}, {settled.precision}; weights {loaded}"),
+            ("attention", attention),
+            (
+                "processes",
+                f"{division.world} on {self.device.type}, ZeRO {settled.zero}, {settled.micro_batch} pack(s) x "
+                f"{division.micro_steps} micro-step(s) each; {settled.threads} thread(s)",
+            ),
+            ("build", f"{self.build.path.name}, root {settled.root[:16]}"),
+            (
+                "stage",
+                f"{entry.steps} steps of {entry.batch} packs of {entry.sequence_length} tokens; {entry.train.schedule}, "
+                f"warm-up {entry.train.warmup_steps}, loss {entry.train.loss}",
+            ),
+            ("a model that knows nothing", f"loss ln {geometry.vocab_size} = {math.log(geometry.vocab_size):.2f}"),
+            ("ready in", f"{seconds:.1f} s"),
+        ]
+
+    def _steps(
+        self, engine: Engine, entry: StageEntry, division: Division, state: checkpoint.State, last: int
+    ) -> checkpoint.State:
+        """Steps `state.step` to `last`, with a checkpoint every so often, and one where it stops before the stage's end."""
+        saved = state.step
+        stage = self.build.stage(entry.name)
+        micros = play(
+            Play(self.build.path, entry.name, division, self.place.rank),
+            range(state.step, last),
+            workers=self.arguments.workers,
+            device=self.device,
+        )
+        log = metrics.Log(self.out) if self.place.first else None
+        try:
+            while state.step < last:
+                line, stop = self._step(engine, entry, stage, division, state, micros)
+                bad = line.grad_norm is None
+                state = msgspec.structs.replace(
+                    state,
+                    step=state.step + 1,
+                    skipped=line.skipped,
+                    skipped_in_a_row=state.skipped_in_a_row + 1 if bad else 0,
+                )
+                if log:
+                    log.write(line)
+                    if bad or stop or line.step % self.arguments.log_every == 0 or state.step == last:
+                        metrics.show(self.console, line, entry.steps)
+                if state.skipped_in_a_row >= SKIPS:
+                    raise DivergedError(
+                        f"loss or gradient not finite for {SKIPS} steps in a row",
+                        where=f"stage {entry.name!r}, step {line.step}",
+                        why=f"the last checkpoint is of step {saved}" if saved else "there is no checkpoint yet",
+                        mend="lower the learning rates, or look at the packs of these steps: metrics.jsonl names them",
+                    )
+                ends = state.step == entry.steps  # where the weights are saved instead
+                due = state.step % self.arguments.save_every == 0 or state.step == last or stop
+                if due and not ends:
+                    if log:
+                        log.sync()
+                    checkpoint.save(
+                        engine,
+                        self.out,
+                        state,
+                        keep=self.arguments.keep,
+                        stages=self.settled.stages,
+                        place=self.place,
+                    )
+                    saved = state.step
+                if stop:
+                    self.stopped = f"stopped after step {line.step} of stage {entry.name!r}, which is saved"
+                    break
+        finally:
+            if log:
+                log.sync()
+                log.close()
+        return state
+
+    def _step(
+        self,
+        engine: Engine,
+        entry: StageEntry,
+        stage: StageReader,
+        division: Division,
+        state: checkpoint.State,
+        micros: Iterator,
+    ) -> tuple[metrics.Line, bool]:
+        """Train one step. Its line, and whether some process was asked to stop."""
+        import torch
+
+        begun, waited, step = time.monotonic(), 0.0, state.step
+        torch.manual_seed(_seed(self.settled.root, entry.name, step, self.place.rank))
+        facts = stage.steps[step]
+        denominator = float(facts["denominator"])
+        tally = metrics.Tally(sources=len(self.sources), batch=entry.batch, place=self.place, device=self.device)
+        for _ in range(division.micro_steps):
+            asked = time.monotonic()
+            micro = next(micros)
+            waited += time.monotonic() - asked
+            batch = micro.batch
+            output = engine.forward(batch)
+            engine.backward(output.loss_sum, denominator)
+            by_source = torch.zeros(len(self.sources), dtype=torch.float64, device=self.device)
+            by_source.index_add_(0, batch.sources_N, (batch.weights_N * output.ce_N).double())
+            tally.add(micro, micro.weights, output.loss_sum, by_source)
+        rates = learning_rates(step, entry.steps, entry.train)
+        norm = engine.step(rates)
+        total = tally.total(norm=norm, stop=self.stop is not None, wait=waited)
+        seconds = time.monotonic() - begun
+        loss = total.loss_sum / denominator if denominator else 0.0
+        skipped = state.skipped + (not math.isfinite(total.norm))
+        line = metrics.Line(
+            stage=entry.name,
+            step=step,
+            loss=metrics.finite(loss),
+            lr=rates,
+            grad_norm=metrics.finite(total.norm),
+            tokens=int(facts["tokens"]),
+            supervised_tokens=int(facts["supervised"]),
+            images=int(facts["images"]),
+            tiles=int(facts["tiles"]),
+            packs=[(step * entry.batch + place, digest) for place, digest in total.packs],
+            loss_by_source={
+                name: metrics.finite(its_loss / weight)
+                for name, (its_loss, weight) in zip(self.sources, total.by_source, strict=True)
+                if weight
+            },
+            seconds=round(seconds, 4),
+            data_wait=round(total.wait, 4),
+            tokens_per_second=round(float(facts["tokens"]) / seconds, 1),
+            skew={
+                "tokens": round(metrics.skew(total.tokens), 4),
+                "tiles": round(metrics.skew(total.tiles), 4),
+                "pairs": round(metrics.skew(total.pairs), 4),
+            },
+            skipped=skipped,
+        )
+        return line, total.stop
+
+
+def _seed(root: str, stage: str, step: int, rank: int) -> int:
+    """For torch's generator at a step: so there is no random state to save, should a model ever draw."""
+    return int.from_bytes(blake3(f"mixc step 1\0{root}\0{stage}\0{step}\0{rank}".encode()).digest(8), "little") >> 1
+
+
+def _check(build: Build, settled: record.Record, place: Place) -> None:
+    """What can be known to be wrong before a model is built."""
+    for entry in build.manifest.stages:
+        if entry.name not in settled.stages:
+            continue
+        if entry.name in _RESERVED or entry.name.startswith(".") or "/" in entry.name:
+            raise ArgumentError(f"a run cannot keep the weights of a stage called {entry.name!r} under that name")
+        try:
+            Division(batch=entry.batch, world=place.world, micro_batch=settled.micro_batch)
+        except ArgumentError as error:
+            error.where = f"stage {entry.name!r}"
+            raise
+    if settled.init is not None and not (Path(settled.init) / weights.FILE).exists():
+        raise CheckpointError(f"no {weights.FILE} here", where=f"--init {settled.init}")
+
+
+def train(arguments: Arguments, build: Build) -> None:
+    """Do what the command line asks. In all processes. Raises TrainError, ShardError, or KeyboardInterrupt."""
+    place = processes.place()
+    with record.lock(arguments.out) if place.first else nullcontext():
+        device = processes.device(place)
+        # in the first process, before the others are waited for: a mistake in the command is said at once
+        settled = _settle(arguments, build, place, device) if place.first else None
+        processes.join(place, device)
+        settled = processes.from_first(lambda: settled, place)
+        processes.compute_repeatably(settled.threads)
+        run = Run(arguments, build, settled, place, device)
+        with _stopping_gently(run):
+            run.execute()
+
+
+def _settle(arguments: Arguments, build: Build, place: Place, device) -> record.Record:
+    """What the run is, written to its folder if all that can be known beforehand is right."""
+    out = arguments.out
+    stages = [out / entry.name for entry in build.manifest.stages]
+    progress = [out / metrics.NAME, out / checkpoint.FOLDER / checkpoint.LATEST, *stages]
+    settled = record.settle(
+        arguments,
+        build.manifest,
+        begun=any(path.exists() for path in progress),
+        world=place.world,
+        threads=processes.threads(place),
+        precision="bf16" if device.type == "cuda" else "fp32",
+    )
+    _check(build, settled, place)
+    checkpoint.sweep(out)
+    record.write(out, settled)
+    return settled
+
+
+@contextmanager
+def _stopping_gently(run: Run) -> Iterator[None]:
+    """The first SIGINT or SIGTERM lets the step end and saves; the second stops at once."""
+    asked = 0.0
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        # a launcher may pass on the signal that the terminal has sent to all: that is not a second wish
+        if run.stop is not None and time.monotonic() - asked > 1:
+            raise KeyboardInterrupt
+        if run.stop is not None:
+            return
+        run.stop, asked = number, time.monotonic()
+        run.console.print("stopping after this step; once more to stop at once", markup=False, highlight=False)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
