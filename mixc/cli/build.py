@@ -1,0 +1,131 @@
+"""Commands that go from a spec towards a build: check, plan, compile, schema."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SpecArgument = Annotated[Path, typer.Argument(help="a mixture spec", metavar="SPEC", show_default=False)]
+SetOption = Annotated[
+    list[str],
+    typer.Option("--set", metavar="A.B=C", help="override one value of the spec; stages by name: stages.NAME.key"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", "-j", min=1, help="processes (all cores); never changes the result")
+]
+
+
+def count_workers(workers: int | None) -> int:
+    """As many as there are cores for this process, unless said otherwise."""
+    return workers or len(os.sched_getaffinity(0))
+
+
+def check(spec: SpecArgument, set: SetOption = [], json: JsonOption = False) -> None:  # noqa: A002, B006
+    """Check a spec and open each of its sources, before anything runs."""
+    from mixc.check import check_spec
+    from mixc.cli.console import print_json, warn
+
+    checked = check_spec(spec, set)
+    if json:
+        print_json(checked)
+    else:
+        warn(checked.warnings)
+        for source in checked.sources:
+            print(f"{source.name}: {source.files} files, {source.bytes:,} bytes, columns {', '.join(source.columns)}")
+        print("ok")
+
+
+def plan(
+    spec: SpecArgument,
+    set: SetOption = [],  # noqa: A002, B006
+    workers: WorkersOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what would be built: shares wished and met, epochs, tokens, packing, drops. Writes no shard."""
+    import tempfile
+
+    from mixc.cli.console import print_json, progress_bar, warn
+    from mixc.compile import front, plan_only
+
+    with progress_bar() as progress:
+        measured = front(spec, set, workers=count_workers(workers), progress=progress)
+    with tempfile.TemporaryDirectory(prefix="mixc-plan-") as folder:
+        summary = plan_only(measured, Path(folder), threads=count_workers(workers))
+    warn(measured.warnings)
+    if json:
+        print_json(summary)
+    else:
+        from rich.console import Console
+
+        from mixc.plan.show import show
+
+        show(summary, Console())
+
+
+def compile(
+    spec: SpecArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="BUILD", help="folder of the build", show_default=False)],
+    set: SetOption = [],  # noqa: A002, B006
+    workers: WorkersOption = None,
+    locked: Annotated[
+        bool, typer.Option("--locked", help="refuse to build anything but what SPEC's .lock, or BUILD's lock, pins")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Compile a spec into a build: deterministic token shards, media shards, manifest and lock."""
+    from mixc.cli.console import print_json, progress_bar, warn
+    from mixc.compile import compile_spec
+
+    with progress_bar() as progress:
+        compiled = compile_spec(spec, out, set, workers=count_workers(workers), locked=locked, progress=progress)
+    manifest, summary, measured = compiled.manifest, compiled.summary, compiled.measured
+    warn([*measured.warnings, *summary.warnings])
+    if json:
+        print_json(
+            {
+                "build": str(out),
+                "root": manifest.root,
+                "unchanged": compiled.unchanged,
+                "stages": [
+                    {
+                        "name": stage.name,
+                        "samples": stage.samples,
+                        "packs": stage.packs,
+                        "steps": stage.steps,
+                        "tokens": stage.tokens,
+                        "supervised_tokens": stage.supervised_tokens,
+                        "images": stage.images,
+                        "fill": planned.fill,
+                        "shards": [shard.name for shard in stage.shards],
+                    }
+                    for stage, planned in zip(manifest.stages, summary.stages, strict=True)
+                ],
+                "rejects": summary.rejects,
+                "drops": summary.drops,
+                "objects": {
+                    "measured": len(measured.objects) - measured.reused,
+                    "reused": measured.reused,
+                },
+                "warnings": [*measured.warnings, *summary.warnings],
+            }
+        )
+        return
+    from rich.console import Console
+
+    from mixc.plan.show import show
+
+    show(summary, Console())
+    print(f"{'unchanged' if compiled.unchanged else 'built'} {out}")
+    print(f"root {manifest.root}")
+
+
+def schema() -> None:
+    """Print the spec's JSON Schema, for editors."""
+    from mixc.cli.console import print_json
+    from mixc.spec.jsonschema import json_schema
+
+    print_json(json_schema())

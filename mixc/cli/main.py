@@ -1,0 +1,60 @@
+"""The command line. Every command imports what it needs when it runs, so that `mixc --help` is instant.
+
+Exit codes: 0 done; 1 a difference was found or a check failed; 2 the user's mistake; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from mixc.cli import build, look, run
+from mixc.errors import MixcError
+
+app = typer.Typer(
+    name="mixc",
+    help="Compile data mixtures for vision-language models, train from them, and say what changed between two.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for command in (build.check, build.plan, build.compile, build.schema):
+    app.command(rich_help_panel="Compile")(command)
+app.command(
+    rich_help_panel="Train",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(run.train)
+for command in (look.diff, look.inspect, look.explain, look.verify, look.report):
+    app.command(rich_help_panel="Look")(command)
+
+
+def main() -> None:
+    """The `mixc` program: a user's mistake is a message and exit code 2, never a traceback."""
+    try:
+        app(standalone_mode=True)
+    except MixcError as error:
+        _fail(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is kept, run the command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:  # a full disk, a folder without permission: the system's words, with the place
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"error: {where}{error.strerror or error}")
+    except Exception as error:
+        # A ShardError names its file and is the user's to act on; importing its type here would cost start-up time.
+        if type(error).__module__ != "shards.errors":
+            raise
+        _fail(f"error: {error}")
+
+
+def _fail(message: str) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(2)

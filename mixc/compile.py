@@ -1,0 +1,417 @@
+"""The compiler, pass by pass: spec -> fragments -> objects -> plan -> shards. Start reading here.
+
+A build is written in a staging folder beside its place and appears there by rename, whole or not at all. The staging
+folder is named by the plan, so that a compile that was killed finds its finished shards again, and one whose plan has
+changed since starts anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mixc.emit.lock import LockedFragment, encode_lock, make_lock, moved_inputs, moved_results, read_lock, refuse
+from mixc.emit.run import emit
+from mixc.errors import BuildError, SourceError
+from mixc.measure.family import FAMILIES, geometry
+from mixc.measure.run import ObjectRef, measure
+from mixc.measure.template import TEMPLATES
+from mixc.measure.tokenizer import Tokenizer, load_tokenizer
+from mixc.plan.load import PlannedFragment
+from mixc.plan.run import plan
+from mixc.plan.tables import PlanSummary
+from mixc.sources.fragment import Fragment
+from mixc.sources.scan import scan
+from mixc.spec.canonical import canonical
+from mixc.spec.check import check
+from mixc.spec.load import LoadedSpec, load
+from shards.atomic import atomic_write
+from shards.digest import digest, digest_file
+from shards.errors import ShardError
+from shards.manifest import (
+    FORMAT_VERSION,
+    FileEntry,
+    Geometry,
+    Manifest,
+    read_manifest,
+    with_root,
+    write_manifest,
+)
+
+Progress = Callable[[str, int, int], None]
+"""Called with (pass, tasks done, tasks in all)."""
+
+LOCK = "mixture.lock"
+REJECTS = "rejects.parquet"
+
+
+def cache_folder() -> Path:
+    """`MIXC_CACHE`, or `mixc` in the user's cache folder. Safe to delete."""
+    if set_by_user := os.environ.get("MIXC_CACHE"):
+        return Path(set_by_user)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mixc"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A spec with its sources scanned and measured: all that planning needs."""
+
+    loaded: LoadedSpec
+    geometry: Geometry
+    tokenizer: Tokenizer
+    template: str
+    """Digest of the chat template."""
+    objects: list[ObjectRef]
+    warnings: list[str]
+
+    @property
+    def reused(self) -> int:
+        return sum(ref.reused for ref in self.objects)
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    manifest: Manifest
+    summary: PlanSummary
+    measured: Measured
+    unchanged: bool
+    """The build stood there already."""
+
+
+def front(
+    spec: Path, overrides: Sequence[str] = (), *, workers: int = 1, progress: Progress | None = None
+) -> Measured:
+    """Parse, check, scan and measure. Raises MixcError for whatever is wrong with the spec or its sources."""
+    loaded = load(spec, overrides)
+    warnings = check_loaded(loaded)
+    cache = cache_folder()
+    tokenizer = load_tokenizer(loaded.spec.tokenizer, base=loaded.base, cache=cache)
+    shape = geometry(loaded.spec, tokenizer)
+    fragments = [fragment for name in sorted(loaded.spec.sources) for fragment in scan_source(loaded, name, cache)]
+    template = TEMPLATES[FAMILIES[loaded.spec.model].template]
+    objects = measure(
+        fragments,
+        loaded.spec,
+        geometry=shape,
+        tokenizer=tokenizer,
+        template=template,
+        cache=cache,
+        workers=workers,
+        progress=(lambda done, total: progress("measure", done, total)) if progress else None,
+    )
+    _check_rejects(loaded, objects)
+    return Measured(loaded, shape, tokenizer, template.digest, objects, warnings)
+
+
+def check_loaded(loaded: LoadedSpec) -> list[str]:
+    """What the spec alone can get wrong. Gives the warnings; raises SpecError with every mistake."""
+    return check(
+        loaded, models=FAMILIES, tokens_per_tile={name: family.tokens_per_tile for name, family in FAMILIES.items()}
+    )
+
+
+def scan_source(loaded: LoadedSpec, name: str, cache: Path) -> list[Fragment]:
+    """The fragments of one source. Raises SourceError with the place in the spec that names it."""
+    try:
+        return scan(name, loaded.spec.sources[name], loaded.base, cache)
+    except SourceError as error:
+        why = f"{error.where}: {error.why}" if error.why else error.where
+        raise SourceError(
+            error.what, where=loaded.locate(f"sources.{name}.path"), why=why, mend=error.mend
+        ) from error
+
+
+def plan_only(measured: Measured, out: Path, *, threads: int | None = None) -> PlanSummary:
+    """Plan into the folder `out`, which holds nothing else: what `mixc plan` and a diff against a spec need."""
+    out.mkdir(parents=True, exist_ok=True)
+    rejects: dict[str, dict[str, int]] = {}
+    for ref in measured.objects:
+        counts = rejects.setdefault(ref.fragment.source, {})
+        for reason, count in ref.reject_counts.items():
+            counts[reason] = counts.get(reason, 0) + count
+    return plan(
+        measured.loaded.spec,
+        [
+            PlannedFragment(
+                source=ref.fragment.source,
+                path=ref.fragment.path,
+                digest=ref.fragment.digest,
+                object=ref.info.digest,
+                facts=ref.path / "facts.parquet",
+                samples=ref.info.samples,
+                rejects=ref.info.rejects,
+            )
+            for ref in measured.objects
+        ],
+        geometry=measured.geometry,
+        out=out,
+        rejects=rejects,
+        threads=threads,
+        locate=measured.loaded.place,
+    )
+
+
+def compile_spec(
+    spec: Path,
+    out: Path,
+    overrides: Sequence[str] = (),
+    *,
+    workers: int = 1,
+    locked: bool = False,
+    progress: Progress | None = None,
+) -> Compiled:
+    """Compile `spec` into the build folder `out`, replacing a build that stands there.
+
+    With `locked`, refuses to build anything but what the lock pins: the file beside the spec that is named like it with
+    the suffix `.lock`, or else the lock of the build at `out`. Raises MixcError; whatever it raises, `out` is what it
+    was before.
+    """
+    out = Path(os.path.abspath(out))  # not resolve(): `out` may be a link that should stay one
+    _check_place(out)
+    lock = read_lock(_lock_path(spec, out)) if locked else None
+    measured = front(spec, overrides, workers=workers, progress=progress)
+    canonical_spec = canonical(measured.loaded.spec)
+    sources = _locked_sources(measured)
+    if lock:
+        refuse(
+            moved_inputs(
+                lock,
+                spec=canonical_spec,
+                tokenizer=measured.tokenizer.digest,
+                template=measured.template,
+                sources=sources,
+            ),
+            _lock_path(spec, out),
+        )
+    with _staging(out, measured, workers, progress) as (staging, summary):
+        if (standing := _standing(out, staging)) and (lock is None or not moved_results(lock, standing)):
+            return Compiled(standing, summary, measured, unchanged=True)
+        emitted = emit(
+            measured.loaded.spec,
+            summary,
+            staging=staging,
+            objects={number: ref.path for number, ref in enumerate(_numbered(measured.objects))},
+            geometry=measured.geometry,
+            workers=workers,
+            progress=(lambda done, total: progress("emit", done, total)) if progress else None,
+        )
+        _write_rejects(measured, staging / REJECTS)
+        manifest = with_root(
+            Manifest(
+                format=FORMAT_VERSION,
+                mixture=measured.loaded.spec.mixture,
+                seed=measured.loaded.spec.seed,
+                root="",
+                geometry=measured.geometry,
+                tokenizer=measured.tokenizer.digest,
+                template=measured.template,
+                stages=emitted.stages,
+                media=emitted.media,
+                files={},
+            )
+        )
+        if lock:
+            refuse(moved_results(lock, manifest), _lock_path(spec, out))
+        with atomic_write(staging / LOCK) as file:
+            file.write(
+                encode_lock(
+                    make_lock(
+                        manifest,
+                        spec=canonical_spec,
+                        sources=sources,
+                        fast_tokenizer=all(ref.info.fast_tokenizer for ref in measured.objects),
+                    )
+                )
+            )
+        shutil.rmtree(staging / "work")
+        names = [LOCK, REJECTS, *(f"plan/{path.name}" for path in sorted((staging / "plan").iterdir()))]
+        manifest = msgspec.structs.replace(manifest, files={name: _file_entry(staging / name) for name in names})
+        write_manifest(staging, manifest)
+        _publish(staging, out)
+    return Compiled(manifest, summary, measured, unchanged=False)
+
+
+def _numbered(objects: list[ObjectRef]) -> list[ObjectRef]:
+    """Objects in the order in which the plan numbers their fragments (FRAGMENTS_SCHEMA)."""
+    return sorted(objects, key=lambda ref: (ref.fragment.source, ref.fragment.digest, ref.fragment.path))
+
+
+def _check_rejects(loaded: LoadedSpec, objects: list[ObjectRef]) -> None:
+    limit = loaded.spec.max_reject_rate
+    for name in sorted(loaded.spec.sources):
+        refs = [ref for ref in objects if ref.fragment.source == name]
+        bad = sum(ref.info.rejects for ref in refs)
+        rows = bad + sum(ref.info.samples for ref in refs)
+        if not rows:
+            raise SourceError("the source holds no row", where=loaded.locate(f"sources.{name}"))
+        if bad > limit * rows or bad == rows:
+            reasons: dict[str, int] = {}
+            for ref in refs:
+                for reason, count in ref.reject_counts.items():
+                    reasons[reason] = reasons.get(reason, 0) + count
+            raise SourceError(
+                f"{bad} of {rows} rows of source {name!r} are unusable",
+                where=loaded.locate(f"sources.{name}"),
+                why=", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())),
+                mend=f"mend the data (`mixc check` lists the rows), or raise max_reject_rate above {limit:g}",
+            )
+
+
+def _locked_sources(measured: Measured) -> dict[str, list[LockedFragment]]:
+    base = measured.loaded.base
+    sources: dict[str, list[LockedFragment]] = {name: [] for name in sorted(measured.loaded.spec.sources)}
+    for ref in _numbered(measured.objects):
+        path = Path(ref.fragment.path)
+        sources[ref.fragment.source].append(
+            LockedFragment(
+                digest=ref.fragment.digest,
+                path=path.relative_to(base).as_posix() if path.is_relative_to(base) else ref.fragment.path,
+                samples=ref.info.samples,
+                rejects=ref.info.rejects,
+            )
+        )
+    return sources
+
+
+def _lock_path(spec: Path, out: Path) -> Path:
+    beside = spec.with_suffix(".lock")
+    return beside if beside.exists() else out / LOCK
+
+
+def _check_place(out: Path) -> None:
+    """Refuse to replace what is not a build."""
+    if out.is_dir() and any(out.iterdir()) and not (out / "manifest.json").exists():
+        raise BuildError(
+            "this folder is not empty and is not a build", where=str(out), mend="name another folder with -o"
+        )
+    if out.exists() and not out.is_dir():
+        raise BuildError("a file stands where the build should go", where=str(out), mend="name another folder with -o")
+    if not out.parent.is_dir():
+        raise BuildError("the folder that the build should stand in is missing", where=str(out.parent), mend="create it")
+
+
+@contextmanager
+def _staging(
+    out: Path, measured: Measured, workers: int, progress: Progress | None
+) -> Iterator[tuple[Path, PlanSummary]]:
+    """Plan, and give the locked staging folder that belongs to this plan, with the plan in it."""
+    fresh = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        with _held(fresh):
+            if progress:
+                progress("plan", 0, 1)
+            summary = plan_only(measured, fresh / "plan", threads=workers)
+            if progress:
+                progress("plan", 1, 1)
+            staging = out.with_name(f".{out.name}.{_plan_digest(fresh / 'plan')[:16]}.partial")
+            with _held(staging):
+                shutil.rmtree(staging / "plan", ignore_errors=True)
+                (fresh / "plan").rename(staging / "plan")
+                shutil.rmtree(fresh)
+                yield staging, summary
+        _sweep(out)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Make `folder` and hold it against other compiles until the end, or until this process dies."""
+    folder.mkdir(exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BuildError(
+                "another compile is writing this build", where=str(folder), mend="wait for it, or name another folder"
+            ) from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sweep(out: Path) -> None:
+    """Remove staging folders of this build that no living compile holds."""
+    for folder in out.parent.glob(f".{out.name}.*.partial"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(handle)
+
+
+def _plan_digest(folder: Path) -> str:
+    """Names a plan, provenance included: emit reads objects by the plan's offsets."""
+    return digest(b"".join(digest_file(path).encode() for path in sorted(folder.iterdir())))
+
+
+def _standing(out: Path, staging: Path) -> Manifest | None:
+    """The build at `out` when it was made from the very plan in `staging` and all of its files have their sizes."""
+    try:
+        manifest = read_manifest(out)
+    except (ShardError, OSError):
+        return None
+    plan_files = {f"plan/{path.name}": _file_entry(path) for path in sorted((staging / "plan").iterdir())}
+    if any(manifest.files.get(name) != entry for name, entry in plan_files.items()):
+        return None
+    sizes = {name: entry.bytes for name, entry in manifest.files.items()}
+    sizes |= {shard.name: shard.bytes for stage in manifest.stages for shard in stage.shards}
+    sizes |= {shard.name: shard.bytes for shard in manifest.media.shards}
+    try:
+        whole = all((out / name).stat().st_size == size for name, size in sizes.items())
+    except OSError:
+        return None
+    return manifest if whole else None
+
+
+def _file_entry(path: Path) -> FileEntry:
+    return FileEntry(bytes=path.stat().st_size, file=digest_file(path))
+
+
+def _write_rejects(measured: Measured, path: Path) -> None:
+    """Every unusable row of every source, with its reason: Parquet, sorted by source, fragment, row."""
+    schema = pa.schema(
+        [
+            ("source", pa.string()),
+            ("path", pa.string()),
+            ("row", pa.uint64()),
+            ("reason", pa.string()),
+            ("detail", pa.string()),
+        ]
+    )
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for ref in _numbered(measured.objects):
+            table = pq.read_table(ref.path / "rejects.parquet")
+            if not len(table):
+                continue
+            columns: dict[str, Any] = {
+                "source": pa.array([ref.fragment.source] * len(table)),
+                "path": pa.array([ref.fragment.path] * len(table)),
+            }
+            columns |= {name: table[name] for name in ("row", "reason", "detail")}
+            writer.write_table(pa.table(columns, schema=schema))
+
+
+def _publish(staging: Path, out: Path) -> None:
+    """Put the finished build in its place. A build that stood there is removed only once the new one stands."""
+    aside = out.with_name(f".{out.name}.replaced.partial")
+    if out.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        out.rename(aside)
+    staging.rename(out)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,72 @@
+"""A compile that is killed loses nothing, leaves nothing, and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.compile.conftest import REPO, litter, root, trained_files
+
+pytestmark = pytest.mark.slow
+
+KILLS = 12
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(mixc, demo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    build = out / "build"
+    command = [sys.executable, "-m", "mixc", "compile", str(REPO / "specs/demo.yaml"), "-o", str(build), "-j", "2"]
+    moments = random.Random(20260101)
+    started = time.monotonic()
+    mixc("compile", REPO / "specs/demo.yaml", "-o", tmp_path / "timed", "-j", "2")
+    whole = time.monotonic() - started
+    for path in (mixc.cache / "objects").iterdir():  # measure again under fire
+        subprocess.run(["rm", "-rf", str(path)], check=True)
+
+    killed = 0
+    for kill in range(KILLS):
+        # later and later: what was finished is kept, so a run that is killed early for ever would never reach emit
+        delay = moments.uniform(0.1, 1.0) * whole * (kill + 1) / KILLS
+        process = subprocess.Popen(
+            command, env=mixc.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            process.wait(timeout=delay)
+        except subprocess.TimeoutExpired:
+            # one in two: only the main process, whose workers must then leave by themselves
+            (os.killpg if kill % 2 else os.kill)(process.pid, signal.SIGKILL)
+            process.wait()
+            killed += 1
+            assert not (build / "manifest.json").exists() or root(build) == root(demo)
+    assert killed >= KILLS // 2
+
+    mixc("compile", REPO / "specs/demo.yaml", "-o", build, "-j", "2")
+    assert root(build) == root(demo)
+    assert trained_files(build) == trained_files(demo)
+    assert litter(out) == []
+    assert litter(mixc.cache) == []
+
+
+def test_interrupted_by_hand_it_says_so(mixc, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mixc", "compile", str(REPO / "specs/demo.yaml"), "-o", str(tmp_path / "build"), "-j", "2"],
+        env=mixc.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    time.sleep(2.5)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
