@@ -1,6 +1,6 @@
 """How long `mixc --help` takes, as a whole process: the median of several runs.
 
-    python benchmarks/startup.py [RUNS]
+python benchmarks/startup.py [RUNS]
 """
 
 from __future__ import annotations

@@ -88,9 +88,7 @@ class Compiled:
     """The build stood there already."""
 
 
-def front(
-    spec: Path, overrides: Sequence[str] = (), *, workers: int = 1, progress: Progress | None = None
-) -> Measured:
+def front(spec: Path, overrides: Sequence[str] = (), *, workers: int = 1, progress: Progress | None = None) -> Measured:
     """Parse, check, scan and measure. Raises MixcError for whatever is wrong with the spec or its sources."""
     loaded = load(spec, overrides)
     warnings = check_loaded(loaded)
@@ -126,9 +124,7 @@ def scan_source(loaded: LoadedSpec, name: str, cache: Path) -> list[Fragment]:
         return scan(name, loaded.spec.sources[name], loaded.base, cache)
     except SourceError as error:
         why = f"{error.where}: {error.why}" if error.why else error.where
-        raise SourceError(
-            error.what, where=loaded.locate(f"sources.{name}.path"), why=why, mend=error.mend
-        ) from error
+        raise SourceError(error.what, where=loaded.locate(f"sources.{name}.path"), why=why, mend=error.mend) from error
 
 
 def plan_only(measured: Measured, out: Path, *, threads: int | None = None) -> PlanSummary:
@@ -253,7 +249,7 @@ def _check_rejects(loaded: LoadedSpec, objects: list[ObjectRef]) -> None:
         bad = sum(ref.info.rejects for ref in refs)
         rows = bad + sum(ref.info.samples for ref in refs)
         if not rows:
-            raise SourceError("the source holds no row", where=loaded.locate(f"sources.{name}"))
+            raise SourceError(f"source {name!r} holds no row", where=loaded.locate(f"sources.{name}"))
         if bad > limit * rows or bad == rows:
             reasons: dict[str, int] = {}
             for ref in refs:
@@ -297,7 +293,9 @@ def _check_place(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise BuildError("a file stands where the build should go", where=str(out), mend="name another folder with -o")
     if not out.parent.is_dir():
-        raise BuildError("the folder that the build should stand in is missing", where=str(out.parent), mend="create it")
+        raise BuildError(
+            "the folder that the build should stand in is missing", where=str(out.parent), mend="create it"
+        )
 
 
 @contextmanager

@@ -40,6 +40,7 @@ class LocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
 
     def __init__(self, step: PipelineStep, tasks: int, workers: int, logs: Path, progress: Progress | None) -> None:
         super().__init__([step], tasks=tasks, workers=min(workers, tasks), logging_dir=str(logs))
+        self.pipeline: list[PipelineStep]
         self.progress = progress
 
     def __getstate__(self) -> dict[str, object]:
@@ -48,9 +49,9 @@ class LocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
     def run(self) -> None:
         ranks = self.get_incomplete_ranks()
         if self.workers <= 1:
-            step = self.pipeline
+            steps = list(self.pipeline)
             for done, rank in enumerate(ranks, 1):
-                self.pipeline = deepcopy(step)
+                self.pipeline = deepcopy(steps)
                 self._run_for_rank(rank)
                 self._report(done, len(ranks))
             return

@@ -34,8 +34,8 @@ OPEN_SHARDS = 8
 
 
 class StageReader:
-    """The packs of one stage, numbered from 0 in the order of training: step s trains [s * batch, (s + 1) *
-    batch)."""
+    """The packs of one stage, numbered from 0 in the order of training. Step s trains packs
+    [s * batch, (s + 1) * batch)."""
 
     def __init__(self, build: Build, entry: StageEntry) -> None:
         self.build = build
@@ -56,9 +56,8 @@ class StageReader:
     def _find(self, i: int) -> tuple[TokenShard, int]:
         if not 0 <= i < len(self):
             raise IndexError(f"pack {i} of stage {self.entry.name}, which has {len(self)}")
-        shard = bisect_right(
-            self._ends, i
-        )  # the first shard that ends after i: shards without packs are passed over
+        # The first shard that ends after i; shards without packs are passed over.
+        shard = bisect_right(self._ends, i)
         return self._shards.get(shard), i - (self._ends[shard - 1] if shard else 0)
 
     def pack(self, i: int) -> Pack:

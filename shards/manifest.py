@@ -255,9 +255,7 @@ def _decode(path: Path, data: bytes) -> Manifest:
         envelope = msgspec.json.decode(data, type=_Envelope)
         body = bytes(envelope.manifest)
         if digest(body) != envelope.checksum:
-            raise ShardError(
-                f"{path}: blake3 is {digest(body)}, its checksum says {envelope.checksum}: corrupt"
-            )
+            raise ShardError(f"{path}: blake3 is {digest(body)}, its checksum says {envelope.checksum}: corrupt")
         version = msgspec.json.decode(body, type=_Version).format
         if version != FORMAT_VERSION:
             raise ShardError(

@@ -92,9 +92,7 @@ def write_media_shard(
             if not 0 < len(data) <= MAX_IMAGE_BYTES:
                 raise ShardError(f"{where}: {len(data)} bytes, not 1 to {MAX_IMAGE_BYTES}")
             if not _EXTENSION.fullmatch(extension):
-                raise ShardError(
-                    f"{where}: {extension!r} is not an extension of 1 to 16 letters a-z and digits"
-                )
+                raise ShardError(f"{where}: {extension!r} is not an extension of 1 to 16 letters a-z and digits")
             seen.add(digest)
             file.write(tar_header(f"{digest.hex()}.{extension}", len(data)))
             offsets.append(file.bytes)
@@ -140,9 +138,7 @@ class MediaReader:
         if size:
             with self.path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-        self.records: npt.NDArray[np.void] = (
-            np.frombuffer(self._map, MEDIA_DTYPE) if size else np.zeros(0, MEDIA_DTYPE)
-        )
+        self.records: npt.NDArray[np.void] = np.frombuffer(self._map, MEDIA_DTYPE) if size else np.zeros(0, MEDIA_DTYPE)
         """The index, MEDIA_DTYPE [images], read-only, sorted by digest."""
         self._shards: HandleCache[int, PositionalFile] = HandleCache(self._open, OPEN_SHARDS)
 

@@ -43,9 +43,7 @@ SEGMENT_DTYPE = np.dtype(
         ("weight", "<f4"),  # loss weight of each of its supervised tokens
     ]
 )
-SPAN_DTYPE = np.dtype(
-    [("start", "<u4"), ("end", "<u4")]
-)  # tokens [start, end) of the pack are supervised targets
+SPAN_DTYPE = np.dtype([("start", "<u4"), ("end", "<u4")])  # tokens [start, end) of the pack are supervised targets
 IMAGE_DTYPE = np.dtype(
     [
         ("digest", "V32"),  # blake3 of the encoded image
@@ -64,9 +62,7 @@ class Pack:
 
     tokens: npt.NDArray[np.int32]
     segments: npt.NDArray[np.void]  # SEGMENT_DTYPE [S], starts ascending, segments[0].start == 0 if any
-    spans: npt.NDArray[
-        np.void
-    ]  # SPAN_DTYPE, ascending, disjoint; a span never starts at a segment's first token
+    spans: npt.NDArray[np.void]  # SPAN_DTYPE, ascending, disjoint; a span never starts at a segment's first token
     images: npt.NDArray[np.void]  # IMAGE_DTYPE, ascending by start
 
 
@@ -97,9 +93,7 @@ def encode_pack(pack: Pack) -> bytes:
         raise ShardError(f"pack: a token id is not in [0, {TOKEN_LIMIT})")
     if fault := _fault(len(tokens), pack.segments, pack.spans, pack.images):
         raise ShardError(f"pack: {fault}")
-    header = HEADER.pack(
-        MAGIC, VERSION, len(tokens), len(pack.segments), len(pack.spans), len(pack.images), 0, 0
-    )
+    header = HEADER.pack(MAGIC, VERSION, len(tokens), len(pack.segments), len(pack.spans), len(pack.images), 0, 0)
     lo = (tokens & 0xFFFF).astype("<u2")
     hi = (tokens >> 16).astype("u1")
     return b"".join(

@@ -56,9 +56,7 @@ def step_record(packs: Iterable[Pack]) -> npt.NDArray[np.void]:
 def write_steps(path: Path, array: npt.NDArray[np.void]) -> str:
     """Write STEP_DTYPE [steps] to `path`, atomically. Returns blake3 of the file."""
     if array.dtype != STEP_DTYPE or array.ndim != 1:
-        raise ShardError(
-            f"{path}: steps are {array.dtype} of {array.ndim} dimensions, not {STEP_DTYPE} of one"
-        )
+        raise ShardError(f"{path}: steps are {array.dtype} of {array.ndim} dimensions, not {STEP_DTYPE} of one")
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         file.write(array.tobytes())

@@ -14,9 +14,7 @@ from shards.pack import Pack, decode_pack, pack_digest
 from shards.seekable import SeekableReader, SeekableWriter
 
 
-def write_token_shard(
-    build: Path, name: str, packs: Iterable[bytes], level: int = 3
-) -> tuple[ShardEntry, list[bytes]]:
+def write_token_shard(build: Path, name: str, packs: Iterable[bytes], level: int = 3) -> tuple[ShardEntry, list[bytes]]:
     """Write packs, as `encode_pack` gave them, to the file `name` of `build`, whole or not at all.
 
     Holds one pack at a time, and 44 bytes for each written. Returns the shard's entry for the manifest, and

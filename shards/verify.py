@@ -138,9 +138,7 @@ class _Verifier:
             self._add(entry.index, f"{total} bytes of images, the manifest says {entry.bytes}")
         odd = (records["reserved"] != 0) | (records["width"] == 0) | (records["height"] == 0)
         for digest in records["digest"][odd]:
-            self._add(
-                entry.index, f"image {_hex(digest)}: no width, no height, or reserved bytes that are not 0"
-            )
+            self._add(entry.index, f"image {_hex(digest)}: no width, no height, or reserved bytes that are not 0")
         for i in range(1, len(records)):
             if records["digest"][i - 1].tobytes() >= records["digest"][i].tobytes():
                 self._add(entry.index, f"image {_hex(records['digest'][i])}: out of order")
@@ -222,16 +220,12 @@ class _Verifier:
         self._file(stage.steps_file)
         if whole:  # otherwise the rest could only repeat that packs are missing
             if digests.hexdigest() != stage.digest:
-                self._add(
-                    MANIFEST, f"stage {stage.name}: packs give {digests.hexdigest()}, not {stage.digest}"
-                )
+                self._add(MANIFEST, f"stage {stage.name}: packs give {digests.hexdigest()}, not {stage.digest}")
             self._steps(stage, steps)
             self._counts(stage, counts)
         return whole
 
-    def _mark_used(
-        self, shard: str, i: int, pack: Pack, media: MediaReader, used: npt.NDArray[np.bool_]
-    ) -> None:
+    def _mark_used(self, shard: str, i: int, pack: Pack, media: MediaReader, used: npt.NDArray[np.bool_]) -> None:
         for digest in pack.images["digest"]:
             position = media.position(digest.tobytes())
             if position is None:
@@ -264,9 +258,7 @@ class _Verifier:
                 digests.update(pack_digest(data))
                 yield i, data
         if whole and digests.hexdigest() != shard.digest:
-            self._add(
-                shard.name, f"packs give digest {digests.hexdigest()}, the manifest says {shard.digest}"
-            )
+            self._add(shard.name, f"packs give digest {digests.hexdigest()}, the manifest says {shard.digest}")
 
     def _steps(self, stage: StageEntry, computed: list[bytes]) -> None:
         try:
@@ -288,17 +280,13 @@ class _Verifier:
         for field in (f.name for f in fields(Counts)):
             found = sum(getattr(c, field) for c in counts.values())
             if found != getattr(stage, field):
-                self._add(
-                    MANIFEST, f"stage {stage.name}: packs hold {found} {field}, not {getattr(stage, field)}"
-                )
+                self._add(MANIFEST, f"stage {stage.name}: packs hold {found} {field}, not {getattr(stage, field)}")
             for key, name in names.items():
                 found, said = getattr(counts[key], field), getattr(stage.sources[name], field)
                 if found != said:
                     self._add(MANIFEST, f"stage {stage.name}: {name}: packs hold {found} {field}, not {said}")
         for key in counts.keys() - names.keys():
-            self._add(
-                MANIFEST, f"stage {stage.name}: packs hold samples of a source without a name: {key:#018x}"
-            )
+            self._add(MANIFEST, f"stage {stage.name}: packs hold samples of a source without a name: {key:#018x}")
 
 
 class _Sequential:

@@ -78,9 +78,7 @@ def knowledge() -> list[dict[str, Any]]:
 
 @cache
 def reasoning() -> list[dict[str, Any]]:
-    return [
-        json.loads(line) for line in (DATA / "chat/reasoning.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    return [json.loads(line) for line in (DATA / "chat/reasoning.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def page_image(page: dict[str, bytes]) -> bytes:
@@ -117,9 +115,7 @@ def test_captions() -> None:
         assert row["language"] in LANGUAGES
         characters = len(text) * (3 if row["language"] in ("ja", "zh") else 1)
         assert characters > 30
-        assert row["quality"] == pytest.approx(
-            min(1, side / 384) / 2 + min(1, characters / 200) / 2, abs=0.0051
-        )
+        assert row["quality"] == pytest.approx(min(1, side / 384) / 2 + min(1, characters / 200) / 2, abs=0.0051)
     assert {row["of"] for row in details()} <= {Path(row["image"]["path"]).stem for row in photographs()}
 
 
@@ -134,9 +130,7 @@ def test_pages() -> None:
         about = json.loads(page["json"])
         text = page["txt"].decode()
         assert text.startswith(about["title"]) and len(text) > len(about["title"]) + 20
-        assert about["quality"] == pytest.approx(
-            1 - 0.07 * about["noise"] - 0.2 * abs(about["skew"]), abs=0.0051
-        )
+        assert about["quality"] == pytest.approx(1 - 0.07 * about["noise"] - 0.2 * abs(about["skew"]), abs=0.0051)
 
 
 def test_prose() -> None:
@@ -151,9 +145,7 @@ def test_prose() -> None:
 
 def test_duplicates_are_the_intended_ones() -> None:
     favourites = [row["text"] for row in prose()["favourites.jsonl.zst"]]
-    others = Counter(
-        row["text"] for name, rows in prose().items() if "favourites" not in name for row in rows
-    )
+    others = Counter(row["text"] for name, rows in prose().items() if "favourites" not in name for row in rows)
     assert len(favourites) == len(set(favourites)) > 5
     assert all(others[text] == 1 for text in favourites)
     assert max(others.values()) == 1
@@ -213,9 +205,7 @@ def test_every_item_has_its_origin() -> None:
     items.update(("captions/photographs.parquet", digest(row["image"]["bytes"])) for row in photographs())
     items.update(("captions/details.parquet", digest(row["jpg"])) for row in details())
     items.update((key.rsplit("/", 1)[0], digest(page_image(page))) for key, page in pages().items())
-    items.update(
-        (f"prose/{name}", digest(row["text"].encode())) for name, rows in prose().items() for row in rows
-    )
+    items.update((f"prose/{name}", digest(row["text"].encode())) for name, rows in prose().items() for row in rows)
     assert recorded == items
 
 

@@ -24,7 +24,7 @@ def count_workers(workers: int | None) -> int:
     return workers or len(os.sched_getaffinity(0))
 
 
-def check(spec: SpecArgument, set: SetOption = [], json: JsonOption = False) -> None:  # noqa: A002, B006
+def check(spec: SpecArgument, set: SetOption = [], json: JsonOption = False) -> None:  # noqa: B006
     """Check a spec and open each of its sources, before anything runs."""
     from mixc.check import check_spec
     from mixc.cli.console import print_json, warn
@@ -41,7 +41,7 @@ def check(spec: SpecArgument, set: SetOption = [], json: JsonOption = False) -> 
 
 def plan(
     spec: SpecArgument,
-    set: SetOption = [],  # noqa: A002, B006
+    set: SetOption = [],  # noqa: B006
     workers: WorkersOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -69,7 +69,7 @@ def plan(
 def compile(
     spec: SpecArgument,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="BUILD", help="folder of the build", show_default=False)],
-    set: SetOption = [],  # noqa: A002, B006
+    set: SetOption = [],  # noqa: B006
     workers: WorkersOption = None,
     locked: Annotated[
         bool, typer.Option("--locked", help="refuse to build anything but what SPEC's .lock, or BUILD's lock, pins")
@@ -83,7 +83,7 @@ def compile(
     with progress_bar() as progress:
         compiled = compile_spec(spec, out, set, workers=count_workers(workers), locked=locked, progress=progress)
     manifest, summary, measured = compiled.manifest, compiled.summary, compiled.measured
-    warn([*measured.warnings, *summary.warnings])
+    warn(measured.warnings)
     if json:
         print_json(
             {

@@ -9,7 +9,9 @@ import typer
 
 from mixc.cli.build import JsonOption, WorkersOption, count_workers
 
-BuildArgument = Annotated[Path, typer.Argument(help="a folder written by `mixc compile`", metavar="BUILD", show_default=False)]
+BuildArgument = Annotated[
+    Path, typer.Argument(help="a folder written by `mixc compile`", metavar="BUILD", show_default=False)
+]
 
 
 def diff(
@@ -93,7 +95,9 @@ def verify(build: BuildArgument, json: JsonOption = False) -> None:
     with progress_bar() as progress:
         problems = check(build, progress=lambda _, done, total: progress("verify", done, total))
     if json:
-        print_json({"build": str(build), "ok": not problems, "problems": [{"file": p.file, "what": p.what} for p in problems]})
+        print_json(
+            {"build": str(build), "ok": not problems, "problems": [{"file": p.file, "what": p.what} for p in problems]}
+        )
     else:
         for problem in problems:
             print(problem)

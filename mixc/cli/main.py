@@ -13,6 +13,8 @@ import typer
 from mixc.cli import build, look, run
 from mixc.errors import MixcError
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="mixc",
     help="Compile data mixtures for vision-language models, train from them, and say what changed between two.",
@@ -22,15 +24,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (build.check, build.plan, build.compile, build.schema):
-    app.command(rich_help_panel="Compile")(command)
+app.command(rich_help_panel="Compile")(build.check)
+app.command(rich_help_panel="Compile")(build.plan)
+app.command(rich_help_panel="Compile")(build.compile)
+app.command(rich_help_panel="Compile")(build.schema)
 app.command(
     rich_help_panel="Train",
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(run.train)
-for command in (look.diff, look.inspect, look.explain, look.verify, look.report):
-    app.command(rich_help_panel="Look")(command)
+app.command(rich_help_panel="Look")(look.diff)
+app.command(rich_help_panel="Look")(look.inspect)
+app.command(rich_help_panel="Look")(look.explain)
+app.command(rich_help_panel="Look")(look.verify)
+app.command(rich_help_panel="Look")(look.report)
 
 
 def main() -> None:
@@ -39,9 +46,10 @@ def main() -> None:
         app(standalone_mode=True)
     except MixcError as error:
         _fail(f"error: {error}")
-    except KeyboardInterrupt:
-        print("interrupted: what is finished is kept, run the command again to go on", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as leaving:  # what typer makes of a command's end, and of ctrl-C
+        if leaving.code == INTERRUPTED:
+            print("interrupted: what is finished is kept, run the command again to go on", file=sys.stderr)
+        raise
     except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import msgspec
@@ -131,7 +132,7 @@ class Plans:
             first_difference=first, steps_a=steps_a, steps_b=steps_b, equal_steps=common - differing_steps
         )
 
-    def _one(self, query: str, parameters: list[str] | None = None) -> tuple[int, ...]:
+    def _one(self, query: str, parameters: list[str] | None = None) -> tuple[Any, ...]:
         row = self._db.execute(query, parameters or []).fetchone()
         assert row is not None
         return row

@@ -87,5 +87,7 @@ def _order(d: Difference) -> Iterator[str]:
     if first:
         yield f"first difference: stage {first.stage}, step {first.step}, pack {first.pack}"
     for name, stage in d.order.stages.items():
-        steps = f"{stage.steps_a} steps" if stage.steps_a == stage.steps_b else f"{stage.steps_a} -> {stage.steps_b} steps"
+        steps = (
+            f"{stage.steps_a} steps" if stage.steps_a == stage.steps_b else f"{stage.steps_a} -> {stage.steps_b} steps"
+        )
         yield f"{name}: {steps}, {stage.equal_steps} equal"

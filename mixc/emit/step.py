@@ -126,7 +126,7 @@ class EmitStep(PipelineStep):  # type: ignore[misc]
 
     def _packs(self, task: TokenShardTask) -> Iterator[bytes]:
         columns = (
-            "pack, source, id::BLOB, epoch, piece, piece_start, piece_end, weight, fragment, \"offset\", length, tokens"
+            'pack, source, id::BLOB, epoch, piece, piece_start, piece_end, weight, fragment, "offset", length, tokens'
         )
         with duckdb.connect() as db:
             db.execute("SET threads = 1")
@@ -168,7 +168,7 @@ class EmitStep(PipelineStep):  # type: ignore[misc]
         with duckdb.connect() as db:
             db.execute("SET threads = 1")
             rows = db.execute(
-                "SELECT digest, fragment, \"offset\", size, extension, width, height FROM read_parquet(?) "
+                'SELECT digest, fragment, "offset", size, extension, width, height FROM read_parquet(?) '
                 "WHERE number >= ? AND number < ? ORDER BY number",
                 [str(self.staging / "work/media.parquet"), task.first, task.last],
             ).fetchall()

@@ -79,9 +79,7 @@ class ColumnTable:
                 self._writer.close()
             self._parts.append(self._path.with_name(f"{self._path.name}.{len(self._parts)}"))
             self._writer = pq.ParquetWriter(self._parts[-1], self._full_schema(), compression="zstd")
-        arrays = [
-            _fixed_array([row[field.name] for row in self._fixed], field.type) for field in self._schema
-        ]
+        arrays = [_fixed_array([row[field.name] for row in self._fixed], field.type) for field in self._schema]
         arrays += [_array([row.get(name) for row in self._extra], types[name]) for name in sorted(types)]
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._full_schema()))
         self._fixed, self._extra = [], []

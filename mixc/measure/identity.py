@@ -5,14 +5,13 @@
     columns = blake3("mixc columns 1" || K)[:8], little-endian
 
 `lp(x)` is the length of x's UTF-8 as u64 followed by it; all integers are little-endian. Canonical content is one byte
-for the form, then the fields in order, each of fixed size or length-prefixed, so that no two contents share an encoding:
+for the form, then the fields in order, each of fixed size or length-prefixed, so no two contents share an encoding:
 
     text:   00, lp(text)
     turns:  01, u32 turns, then per turn one byte (0 system, 1 user, 2 assistant) and lp(text)
     both:   then u32 images, and the 32-byte blake3 digest of each encoded image, in order
 
-The kind of a source is not part of it: a captioned picture read as `caption` or as the same conversation is one content.
-Text is taken as it came, before the tokenizer's normalisation. tests/measure/test_identity.py pins values.
+The kind of a source is not part of it: a picture read as `caption` or as the same conversation is one content. Text is taken as it came, before the tokenizer's normalisation. tests/measure/test_identity.py pins values.
 """
 
 from __future__ import annotations
@@ -57,7 +56,8 @@ def sample_id(source: str, content: bytes) -> bytes:
 def columns_digest(columns: Mapping[str, Scalar]) -> int:
     """64 bits over a row's scalar columns, ordered by the names' UTF-8 bytes; a null column is as if absent.
 
-    Per column: lp(name), then a tag and the value: b 0/1; i lp(hexadecimal, as Python writes it); f 8 bytes; s lp(text). Every NaN is one NaN.
+    Per column: lp(name), then a tag and the value: b 0/1; i lp(hexadecimal, as Python writes it); f 8 bytes;
+    s lp(text). Every NaN is one NaN.
     Raises UnicodeEncodeError when a name or value has a lone surrogate.
     """
     parts = [b"mixc columns 1"]

@@ -3,8 +3,8 @@
 An image is kept as it came; this only looks. The size is read from the header, and checked, before anything of that
 size is allocated; then the image is decoded once, whole, so that a truncated file is found here and not in training.
 
-What the runtime sees of an accepted image is Pillow's `Image.open(...).convert("RGB")` of the bytes as stored, as in the
-released SAIL-VL code. That decides the following, with docs/tokens.md:
+What the runtime sees of an accepted image is Pillow's `Image.open(...).convert("RGB")` of the bytes as stored, as in
+the released SAIL-VL code. That decides the following, with docs/tokens.md:
 
 - EXIF orientation is not applied: width, height and tile grid are those of the stored raster.
 - Animated files and multi-page TIFFs stand for their first frame.
@@ -25,7 +25,7 @@ from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 89_478_485
 """Pixels of an image at most: a quarter GiB as RGB, where Pillow, too, begins to warn of decompression bombs
-(`Image.MAX_IMAGE_PIXELS`, 2^30 / 4 / 3). Ours is a constant, so that no setting of a process changes what is accepted."""
+(`Image.MAX_IMAGE_PIXELS`, 2^30 / 4 / 3). Ours is a constant, so no setting of a process changes what is accepted."""
 
 _EXTENSIONS = {
     "JPEG": "jpg",
@@ -76,9 +76,7 @@ def probe(data: bytes) -> ImageFacts:
                 if width < 1 or height < 1:
                     raise ImageError("image_undecodable", f"{width} x {height} pixels")
                 if image.mode.startswith(_CLIPPED):
-                    raise ImageError(
-                        "image_undecodable", f"mode {image.mode}: more than 8 bits a pixel, one channel"
-                    )
+                    raise ImageError("image_undecodable", f"mode {image.mode}: more than 8 bits a pixel, one channel")
                 extension = _EXTENSIONS[image.format or ""]
                 image.load()
         except (ImageError, MemoryError):  # what this machine has no room for is no fault of the image's

@@ -49,9 +49,7 @@ ROW_GROUP = 1 << 14
 U32 = npt.NDArray[np.uint32]
 
 
-def object_digest(
-    fragment: Fragment, source: Source, *, geometry: Geometry, tokenizer: str, template: str
-) -> str:
+def object_digest(fragment: Fragment, source: Source, *, geometry: Geometry, tokenizer: str, template: str) -> str:
     """The key of a fragment's object, in hex: blake3 over all that decides its content.
 
     Of the source, its name and what says how a row is read; not where it lies, nor what the plan does with it. Of the
@@ -147,9 +145,7 @@ class ObjectWriter:
         self._samples_bytes += len(record)
         return offset, len(record)
 
-    def add_fact(
-        self, fact: dict[str, Any], columns: dict[str, Scalar], images: Sequence[ImageEntry]
-    ) -> None:
+    def add_fact(self, fact: dict[str, Any], columns: dict[str, Scalar], images: Sequence[ImageEntry]) -> None:
         """One row of facts.parquet (FACTS_SCHEMA by name), its source's columns, and its rows of media.parquet."""
         self._facts.add(fact, columns)
         self._tokens += fact["tokens"]
@@ -188,9 +184,7 @@ class ObjectWriter:
             fast_tokenizer=fast_tokenizer,
             files={name: (self._folder / name).stat().st_size for name in _FILES},
         )
-        (self._folder / INFO).write_bytes(
-            msgspec.json.format(msgspec.json.encode(info, order="sorted"), indent=1)
-        )
+        (self._folder / INFO).write_bytes(msgspec.json.format(msgspec.json.encode(info, order="sorted"), indent=1))
         return info
 
     def close(self) -> None:
@@ -200,7 +194,7 @@ class ObjectWriter:
 
 @contextmanager
 def write_object(cache: Path, digest: str) -> Iterator[ObjectWriter]:
-    """A writer whose object appears at `object_path(cache, digest)` when the block has ended well and called `finish`."""
+    """A writer whose object appears at `object_path(cache, digest)` when the block ended well and called `finish`."""
     with partial(cache, digest) as folder:
         writer = ObjectWriter(folder)
         try:

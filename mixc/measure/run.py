@@ -81,9 +81,7 @@ def measure(
     largest_first = sorted(missing.values(), key=lambda job: (-job.fragment.bytes, job.digest))
     with partial(cache, "jobs") as folder:
         write_jobs(folder / "jobs", largest_first)
-        step = MeasureStep(
-            folder / "jobs", cache=cache, geometry=geometry, tokenizer=tokenizer, template=template
-        )
+        step = MeasureStep(folder / "jobs", cache=cache, geometry=geometry, tokenizer=tokenizer, template=template)
         run_tasks(step, tasks=len(largest_first), workers=workers, progress=progress)
     return [_ref(job, cache, reused=job.digest not in missing) for job in jobs]
 

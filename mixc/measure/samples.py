@@ -107,9 +107,7 @@ def _accept(sample: Sample, writer: ObjectWriter, template: Template) -> _Accept
     if len(sample.turns) > _U16:
         return reject(sample.row, "bad_turns", f"{len(sample.turns)} turns; at most {_U16} are read")
     if len(sample.images) > _U16:
-        return reject(
-            sample.row, "placeholder_mismatch", f"{len(sample.images)} images; at most {_U16} are read"
-        )
+        return reject(sample.row, "placeholder_mismatch", f"{len(sample.images)} images; at most {_U16} are read")
     segments = template.segments(sample)
     placeholders = sum(segment.special and segment.text == IMAGE_CONTEXT for segment in segments)
     if placeholders != len(sample.images):
@@ -142,9 +140,7 @@ def _accept(sample: Sample, writer: ObjectWriter, template: Template) -> _Accept
         segments=segments,
         images=[known[digest] or entries[digest] for digest in digests],
         turns=sum(turn.role != "system" for turn in sample.turns),
-        characters=len(sample.text)
-        if sample.text is not None
-        else sum(len(turn.text) for turn in sample.turns),
+        characters=len(sample.text) if sample.text is not None else sum(len(turn.text) for turn in sample.turns),
     )
 
 

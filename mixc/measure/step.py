@@ -50,9 +50,7 @@ class MeasureStep(PipelineStep):  # type: ignore[misc]
         self.tokenizer = tokenizer
         self.template = template
 
-    def run(
-        self, data: Iterable[Job] | None = None, rank: int = 0, world_size: int = 1
-    ) -> Iterator[ObjectInfo]:
+    def run(self, data: Iterable[Job] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[ObjectInfo]:
         for job in _read_jobs(self.jobs)[rank::world_size] if data is None else data:
             info = self._measure(job)
             self.stat_update("samples", value=info.samples, unit="fragment")

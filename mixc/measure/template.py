@@ -137,9 +137,7 @@ def _join(
                 spans.append([max(at, 1), end])  # nothing stands before token 0 to predict it from
         pieces.append(piece)
         at = end
-    return Tokens(
-        np.concatenate(pieces), np.array(spans, np.uint32).reshape(-1, 2), np.array(images, np.uint32)
-    )
+    return Tokens(np.concatenate(pieces), np.array(spans, np.uint32).reshape(-1, 2), np.array(images, np.uint32))
 
 
 TEMPLATES = {

@@ -47,9 +47,8 @@ class Tokenizer:
     """Whether `encode_plain` runs fastokens; parity.py decides."""
 
     def encode_plain(self, texts: Sequence[str]) -> tuple[Ids, Offsets]:
-        """Token ids of every text: `ids` uint32 [N], `offsets` uint64 [len(texts) + 1]; text i is ids[offsets[i]:offsets[i+1]].
-
-        No special or added token is recognised inside a text, and none is put around it.
+        """Token ids of every text: `ids` uint32 [N], `offsets` uint64 [len(texts) + 1]; text i is
+        ids[offsets[i]:offsets[i+1]]. No special or added token is recognised inside a text, and none is put around it.
         """
         return self.encode_fast(texts) if self.fast else self.encode_reference(texts)
 
@@ -105,9 +104,7 @@ class _Loaded:
 
     def __init__(self, path: Path) -> None:
         self.definition = _parse(path.read_bytes(), str(path))
-        self.added: dict[str, int] = {
-            token["content"]: token["id"] for token in self.definition["added_tokens"]
-        }
+        self.added: dict[str, int] = {token["content"]: token["id"] for token in self.definition["added_tokens"]}
 
     @cached_property
     def full(self) -> tokenizers.Tokenizer:
@@ -134,7 +131,7 @@ def _load(path: Path) -> _Loaded:
 
 
 def load_tokenizer(name: str, *, base: Path, cache: Path) -> Tokenizer:
-    """The tokenizer that a spec names: one of NAMES, a folder with a tokenizer.json, or such a file, relative to `base`.
+    """The tokenizer that a spec names: one of NAMES, a folder with a tokenizer.json, or that file, relative to `base`.
 
     The first use of a built-in one takes about 2 seconds to build it, the first use of any about 2 more to compare the
     fast tokenizer with the reference; both are kept in `cache`. Raises SpecError when there is no such tokenizer or
@@ -163,9 +160,7 @@ def _holds(path: Path, digest: str) -> bool:
 
 def _keep(canonical: bytes, digest: str, path: Path, cache: Path) -> None:
     found = blake3(canonical).hexdigest()
-    assert found == digest, (
-        f"the definition's digest is {found}; pin it in qwen.DIGEST if the change is meant"
-    )
+    assert found == digest, f"the definition's digest is {found}; pin it in qwen.DIGEST if the change is meant"
     with partial(cache, "tokenizer") as folder:
         (folder / path.name).write_bytes(canonical)
         publish(folder, path.parent, lambda there: _holds(there / path.name, digest))

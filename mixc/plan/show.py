@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -12,6 +13,8 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from mixc.plan.tables import PlanSummary, StagePlan
+
+SUFFIXES = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
 
 
 def show(summary: PlanSummary, console: Console) -> None:
@@ -21,33 +24,40 @@ def show(summary: PlanSummary, console: Console) -> None:
 
 
 def stage_table(stage: StagePlan) -> Table:
-    """Shares wished and met and what they come to, one row a source."""
-    table = Table(title=escape(stage.name), title_justify="left", title_style="bold", show_footer=True)
-    table.add_column("source", footer="total")
-    wished = sum(source.wished for source in stage.sources.values())
-    met = sum(source.met for source in stage.sources.values())
+    """Shares wished and met and what they come to, one row a source; fits 80 columns."""
+    table = _table(f"{stage.name}, shares of {stage.unit.replace('_', ' ')}", footer=True)
+    sources = stage.sources.values()
+    table.add_column("source", footer="total", overflow="fold")
     for header, footer in (
-        (f"wished, {stage.unit}", f"{wished:.2%}"),
-        ("met", f"{met:.2%}"),
+        ("wished", ""),
+        ("met", ""),
         ("epochs", ""),
-        ("eligible", f"{sum(source.eligible for source in stage.sources.values()):,}"),
-        ("samples", f"{stage.samples:,}"),
-        ("tokens", f"{stage.tokens:,}"),
-        ("supervised", f"{stage.supervised_tokens:,}"),
-        ("images", f"{stage.images:,}"),
-        ("tiles", f"{stage.tiles:,}"),
+        ("eligible", short(sum(source.eligible for source in sources))),
+        ("samples", short(stage.samples)),
+        ("tokens", short(stage.tokens)),
+        ("supervised", short(stage.supervised_tokens)),
+        ("images", short(stage.images)),
+        ("tiles", short(stage.tiles)),
     ):
-        table.add_column(header, footer=footer, justify="right")
+        table.add_column(header, footer=footer, justify="right", no_wrap=True)
     for name, source in stage.sources.items():
+        counts = (source.eligible, source.samples, source.tokens, source.supervised_tokens)
         table.add_row(
             escape(name),
             f"{source.wished:.2%}",
             f"{source.met:.2%}",
             f"{source.epochs:.2f}",
-            *(f"{count:,}" for count in (source.eligible, source.samples, source.tokens)),
-            *(f"{count:,}" for count in (source.supervised_tokens, source.images, source.tiles)),
+            *map(short, (*counts, source.images, source.tiles)),
         )
     return table
+
+
+def short(count: int) -> str:
+    """All digits up to 9,999, then four of them: 12.35k, 4.568M, 1.235T. `--json` has the exact numbers."""
+    if count < 10_000:
+        return f"{count:,}"
+    unit, suffix = next((unit, suffix) for unit, suffix in SUFFIXES if count >= unit)
+    return f"{count / unit:.4g}{suffix}"
 
 
 def stage_line(stage: StagePlan) -> str:
@@ -76,9 +86,21 @@ def _parts(summary: PlanSummary) -> Iterator[Any]:
 
 
 def _counts(title: str, header: str, counts: Mapping[str, int]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = _table(title)
     table.add_column(header)
     table.add_column("count", justify="right")
     for name, count in counts.items():
         table.add_row(escape(name), f"{count:,}")
     return table
+
+
+def _table(title: str, *, footer: bool = False) -> Table:
+    return Table(
+        title=escape(title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+        show_footer=footer,
+    )

@@ -66,7 +66,7 @@ def explain_sample(build: Path, sample: str) -> SampleStory:
     uses = _uses(build, "p.id = ?::UUID", [id])
     with duckdb.connect() as db:
         rows = db.execute(
-            "SELECT rule, detail, d.source, path, \"row\" FROM read_parquet(?) d JOIN read_parquet(?) f USING (fragment) "
+            'SELECT rule, detail, d.source, path, "row" FROM read_parquet(?) d JOIN read_parquet(?) f USING (fragment) '
             "WHERE id = ?::UUID ORDER BY ALL",
             [str(build / "plan/drops.parquet"), str(build / "plan/fragments.parquet"), id],
         ).fetchall()

@@ -79,9 +79,7 @@ def _bytes(item: object, folder: ImageFolder) -> bytes | Problem:
     if item is None or item == "":
         return Problem("missing_value", "an image of this row is null")
     if not isinstance(item, bytes):
-        return Problem(
-            "wrong_type", f"an image is {type(item).__name__}; expected bytes, a path, or {{bytes, path}}"
-        )
+        return Problem("wrong_type", f"an image is {type(item).__name__}; expected bytes, a path, or {{bytes, path}}")
     if not item:
         return Problem("image_empty", "an image of zero bytes")
     if len(item) > IMAGE_BYTES_LIMIT:
@@ -118,9 +116,7 @@ class ImageFolder:
         if _SCHEME.match(reference):
             return Problem("path_escape", f"{reference!r} is a URL; only paths in the image folder are read")
         if posixpath.isabs(reference):
-            return Problem(
-                "path_escape", f"{reference!r} is absolute; only paths in the image folder are read"
-            )
+            return Problem("path_escape", f"{reference!r} is absolute; only paths in the image folder are read")
         if posixpath.normpath(reference).split("/", 1)[0] == "..":
             return Problem("path_escape", f"{reference!r} leaves the image folder")
         joined = posixpath.join(self._path, reference)

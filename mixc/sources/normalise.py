@@ -103,9 +103,7 @@ def _utf8(text: str, what: str) -> str:
     return text
 
 
-def _caption(
-    values: Mapping[str, object], names: Names, source: Source, images: tuple[bytes, ...]
-) -> list[Turn]:
+def _caption(values: Mapping[str, object], names: Names, source: Source, images: tuple[bytes, ...]) -> list[Turn]:
     answer = _text(values, names.text)
     if not images:
         _present(values, names.image or "image")

@@ -32,18 +32,14 @@ def expand(name: str, source: Source, base: Path) -> list[str]:
     """
     patterns = [source.path] if isinstance(source.path, str) else source.path
     if not patterns:
-        raise SourceError(
-            "this source has no path", where=f"sources.{name}.path", mend="name a file or a glob"
-        )
+        raise SourceError("this source has no path", where=f"sources.{name}.path", mend="name a file or a glob")
     found: set[str] = set()
     for pattern in patterns:
         where = f"sources.{name}.path"
         try:
             found.update(_remote(pattern, where) if is_url(pattern) else _local(pattern, base, where))
         except OSError as error:
-            raise SourceError(
-                f"{error.filename or pattern} cannot be read", where=where, why=reason(error)
-            ) from None
+            raise SourceError(f"{error.filename or pattern} cannot be read", where=where, why=reason(error)) from None
     return _once(sorted(found))
 
 
@@ -74,14 +70,8 @@ def _check(path: str, where: str) -> None:
     try:
         mode = Path(path).stat().st_mode
     except OSError as error:
-        why = (
-            "a symbolic link to nothing"
-            if Path(path).is_symlink() and not Path(path).exists()
-            else reason(error)
-        )
-        raise SourceError(
-            "this file cannot be read", where=printable(path), why=why, mend=f"see {where}"
-        ) from None
+        why = "a symbolic link to nothing" if Path(path).is_symlink() and not Path(path).exists() else reason(error)
+        raise SourceError("this file cannot be read", where=printable(path), why=why, mend=f"see {where}") from None
     if not stat.S_ISREG(mode):
         raise SourceError(
             f"this is {kind_of(mode)}, not a file",
@@ -195,21 +185,15 @@ def _remote(url: str, where: str) -> list[str]:
     file_system, inner = file_system_of(url)
     try:
         if _MAGIC.search(inner):
-            found = [
-                path for path, info in file_system.glob(inner, detail=True).items() if info["type"] == "file"
-            ]
+            found = [path for path, info in file_system.glob(inner, detail=True).items() if info["type"] == "file"]
         else:
             if file_system.info(inner)["type"] == "directory":
-                raise SourceError(
-                    f"{url!r} is a folder", where=where, mend=f"name its files: {url.rstrip('/')}/*"
-                )
+                raise SourceError(f"{url!r} is a folder", where=where, mend=f"name its files: {url.rstrip('/')}/*")
             found = [inner]
     except FileNotFoundError:
         found = []
     except OSError as error:
         raise SourceError(f"{url!r} cannot be read", where=where, why=reason(error)) from None
     if not found:
-        raise SourceError(
-            f"no file matches {url!r}", where=where, mend="check the bucket, the path and your keys"
-        )
+        raise SourceError(f"no file matches {url!r}", where=where, mend="check the bucket, the path and your keys")
     return [str(file_system.unstrip_protocol(path)) for path in found]

@@ -114,9 +114,7 @@ class _Scanner:
             stamp = files.stamp(path)
             if entry is not None and entry.proves(entry.identity, stamp):
                 paths = [reference.path for reference in entry.references]
-                return _File(
-                    path, stamp, entry.format, entry.digest, paths, entry.has_image_column, entry, False
-                )
+                return _File(path, stamp, entry.format, entry.digest, paths, entry.has_image_column, entry, False)
             format = detect(path, self._source.format)
             digest = _digest(path)
             references, has_image_column = self._references(path, format)

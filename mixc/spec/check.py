@@ -71,9 +71,7 @@ def mix_entries(mix: Mapping[str, float | MixEntry] | Iterable[str]) -> dict[str
 
 
 class _Check:
-    def __init__(
-        self, loaded: LoadedSpec, models: Collection[str] | None, tokens_per_tile: Mapping[str, int]
-    ) -> None:
+    def __init__(self, loaded: LoadedSpec, models: Collection[str] | None, tokens_per_tile: Mapping[str, int]) -> None:
         self.loaded = loaded
         self.spec = loaded.spec
         self.models = models
@@ -99,9 +97,7 @@ class _Check:
         used = {name for stage in spec.stages for name in stage.mix}
         for name in spec.sources:
             if name not in used and spec.stages:
-                self._say(
-                    f"no stage uses the source `{name}`", ("sources", name), severity="warning", at_key=True
-                )
+                self._say(f"no stage uses the source `{name}`", ("sources", name), severity="warning", at_key=True)
         return in_order(self.found)
 
     def _say(

@@ -114,11 +114,7 @@ class _Checker:
                 for i, item in enumerate(node.items)
                 for mistake in self.check(item, info.item_type, _item(path, i, item), None)
             ]
-        if (
-            isinstance(info, mi.TupleType)
-            and isinstance(node, Sequence)
-            and len(node.items) == len(info.item_types)
-        ):
+        if isinstance(info, mi.TupleType) and isinstance(node, Sequence) and len(node.items) == len(info.item_types):
             return [
                 mistake
                 for i, (item, t) in enumerate(zip(node.items, info.item_types, strict=True))
@@ -126,7 +122,7 @@ class _Checker:
             ]
         if isinstance(node, Scalar) and _fits(node, info):
             return self._constraints(node, info, path)
-        return [self._wrong_type(node, info, path)]
+        return [self._wrong_type(node, info, path, key)]
 
     def _union(self, node: Node, info: mi.UnionType, path: str, key: Span | None) -> list[Diagnostic]:
         if isinstance(node, Scalar):
@@ -136,11 +132,11 @@ class _Checker:
         else:
             fitting = [t for t in info.types if isinstance(t, mi.ListType | mi.TupleType)]
         if not fitting:
-            return [self._wrong_type(node, info, path)]
+            return [self._wrong_type(node, info, path, key)]
         literals = [t for t in info.types if isinstance(t, mi.LiteralType)]
         mistakes = self.check(node, fitting[0], path, key)
         if mistakes and literals and fitting[0] in literals:
-            return [self._wrong_type(node, info, path)]
+            return [self._wrong_type(node, info, path, key)]
         return mistakes
 
     def _struct(self, node: Mapping, info: mi.StructType, path: str, key: Span | None) -> list[Diagnostic]:
@@ -152,9 +148,7 @@ class _Checker:
                 mistakes += self.check(value, fields[name].type, inner, node.keys[name])
             else:
                 mistakes.append(self._unknown(name, node, fields, path))
-        missing = [
-            f"`{f.encode_name}`" for f in info.fields if f.required and f.encode_name not in node.values
-        ]
+        missing = [f"`{f.encode_name}`" for f in info.fields if f.required and f.encode_name not in node.values]
         if missing:
             mistakes.append(
                 Diagnostic(
@@ -234,21 +228,19 @@ class _Checker:
             if not all(holds for _, _, holds in bounds):
                 words = " and ".join(f"{word} {_number(b)}" for word, b, _ in bounds if b is not None)
                 mend = "leave a module out to freeze it" if ".lr." in path and value == 0 else ""
-                return [
-                    Diagnostic(message=f"{what} must be {words}, got {_got(node)}", place=place, mend=mend)
-                ]
+                return [Diagnostic(message=f"{what} must be {words}, got {_got(node)}", place=place, mend=mend)]
         return []
 
-    def _wrong_type(self, node: Node, info: mi.Type, path: str) -> Diagnostic:
+    def _wrong_type(self, node: Node, info: mi.Type, path: str, key: Span | None) -> Diagnostic:
         what = f"`{path}`" if path else "a spec"
-        key = path.rpartition(".")[2]
-        mend = _HINTS.get(key, "") or _type_hint(node, info)
+        span = node.span
         if isinstance(node, Scalar) and node.value is None:
-            message = f"{what} has no value"
-            mend = f"write {describe(info)}"
+            message, mend = f"{what} has no value", f"write {describe(info)}"
+            span = key if key and not node.raw else span  # nothing is written: show what it belongs to
         else:
             message = f"{what} must be {describe(info)}, got {_got(node)}"
-        return Diagnostic(message=message, place=node.span.place, mend=mend)
+            mend = _HINTS.get(path.rpartition(".")[2], "") or _type_hint(node, info)
+        return Diagnostic(message=message, place=span.place, mend=mend)
 
 
 def _fits(node: Scalar, info: mi.Type) -> bool:
@@ -273,11 +265,7 @@ def _type_hint(node: Node, info: mi.Type) -> str:
     if not isinstance(node.value, str):
         return f'to make it text, quote it: "{printable(node.raw)}"' if text_wanted else ""
     if any(isinstance(t, mi.BoolType) for t in members):
-        return (
-            "in YAML 1.2 only `true` and `false` are"
-            if node.raw.lower() in ("yes", "no", "on", "off")
-            else ""
-        )
+        return "in YAML 1.2 only `true` and `false` are" if node.raw.lower() in ("yes", "no", "on", "off") else ""
     number = re.fullmatch(r"[-+]?[0-9][0-9_.eE+-]*", node.raw)
     if number and any(isinstance(t, mi.IntType | mi.FloatType) for t in members):
         return "write it without quotes" if node.style else "write it without `_`"
@@ -295,9 +283,7 @@ def _got(node: Node) -> str:
 
 
 def _number(bound: float) -> str:
-    return (
-        "2^63 - 1" if bound == (1 << 63) - 1 else f"{bound:g}" if isinstance(bound, float) else f"{bound:,}"
-    )
+    return "2^63 - 1" if bound == (1 << 63) - 1 else f"{bound:g}" if isinstance(bound, float) else f"{bound:,}"
 
 
 def _item(path: str, index: int, item: Node) -> str:

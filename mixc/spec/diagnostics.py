@@ -136,9 +136,7 @@ def render(diagnostics: Sequence[Diagnostic]) -> str:
     return "\n".join(blocks)
 
 
-def fail(
-    message: str, span: Span | Place | None = None, *, why: str = "", mend: str = ""
-) -> InvalidSpecError:
+def fail(message: str, span: Span | Place | None = None, *, why: str = "", mend: str = "") -> InvalidSpecError:
     """An InvalidSpecError of one error, to be raised."""
     place = span.place if isinstance(span, Span) else span
     return InvalidSpecError([Diagnostic(message=message, place=place, why=why, mend=mend)])

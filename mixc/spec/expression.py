@@ -72,8 +72,7 @@ _PLAIN = {
     "CASE": None,
     "CONSTANT": None,
     "OPERATOR": _words(
-        "OPERATOR_NOT COMPARE_IN COMPARE_NOT_IN OPERATOR_IS_NULL OPERATOR_IS_NOT_NULL OPERATOR_COALESCE "
-        "OPERATOR_NULLIF"
+        "OPERATOR_NOT COMPARE_IN COMPARE_NOT_IN OPERATOR_IS_NULL OPERATOR_IS_NOT_NULL OPERATOR_COALESCE OPERATOR_NULLIF"
     ),
 }
 """Node classes without rules of their own, and the types allowed in them (None: all)."""
@@ -129,16 +128,10 @@ class Expression:
 def parse_expression(text: str) -> Expression:
     """Parses and checks; imports duckdb. Raises ExpressionError, which knows the characters at fault."""
     if not text.strip():
-        raise ExpressionError(
-            "the expression is empty", text, 0, 1, mend="write a condition, or leave the key out"
-        )
+        raise ExpressionError("the expression is empty", text, 0, 1, mend="write a condition, or leave the key out")
     if len(text) > MAX_LENGTH:
-        raise ExpressionError(
-            f"the expression has {len(text):,} characters, more than {MAX_LENGTH:,}", text, 0, 1
-        )
-    odd = next(
-        (i for i, c in enumerate(text) if (c < " " and c not in "\t\n\r") or "\ud800" <= c <= "\udfff"), None
-    )
+        raise ExpressionError(f"the expression has {len(text):,} characters, more than {MAX_LENGTH:,}", text, 0, 1)
+    odd = next((i for i, c in enumerate(text) if (c < " " and c not in "\t\n\r") or "\ud800" <= c <= "\udfff"), None)
     if odd is not None:
         raise ExpressionError(f"the expression holds U+{ord(text[odd]):04X}", text, odd, odd + 1)
     opened = itertools.accumulate((c == "(") - (c == ")") for c in text)
@@ -175,9 +168,7 @@ class _Tree:
         if not self.known(node):
             return 0, len(self.text)
         first = len(data[:start].decode("utf-8", "ignore"))
-        length = len(
-            data[start : start + max(1, node.get("query_location_length", 1))].decode("utf-8", "ignore")
-        )
+        length = len(data[start : start + max(1, node.get("query_location_length", 1))].decode("utf-8", "ignore"))
         return first, first + max(1, length)
 
     def known(self, node: dict[str, Any]) -> bool:
@@ -185,9 +176,7 @@ class _Tree:
 
     def refuse(self, node: dict[str, Any], what: str, mend: str = "", why: str = "") -> ExpressionError:
         where = self.where(node)
-        return ExpressionError(
-            f"{what} cannot be used in an expression", self.text, *where, mend=mend, why=why
-        )
+        return ExpressionError(f"{what} cannot be used in an expression", self.text, *where, mend=mend, why=why)
 
 
 @functools.cache
@@ -237,9 +226,7 @@ def _tree(prefix: str, text: str) -> _Tree:
         and select["from_table"]["type"] == "EMPTY"
         and not select["modifiers"]
         and not select["cte_map"]["map"]
-        and not any(
-            select[key] for key in ("where_clause", "group_expressions", "having", "sample", "qualify")
-        )
+        and not any(select[key] for key in ("where_clause", "group_expressions", "having", "sample", "qualify"))
     )
     if not whole or items[0]["alias"]:
         raise ExpressionError(
@@ -334,18 +321,12 @@ def _check_function(tree: _Tree, node: dict[str, Any]) -> None:
     if name in _AGGREGATES:
         raise tree.refuse(node, f"the aggregate function `{shown}`", _ONE_ROW)
     if name in INEXACT:
-        raise tree.refuse(
-            node, f"`{shown}`", why="its last digit differs between machines, and with it the mixture"
-        )
+        raise tree.refuse(node, f"`{shown}`", why="its last digit differs between machines, and with it the mixture")
     if name == "row":
         raise tree.refuse(node, "a list of values in parentheses", "use `in (...)` for membership")
     if name not in OPERATORS and name not in FUNCTIONS:
         close = suggest(name, FUNCTIONS)
-        mend = (
-            close
-            if close.startswith("did")
-            else "docs/spec.md lists the functions: each gives one row one answer"
-        )
+        mend = close if close.startswith("did") else "docs/spec.md lists the functions: each gives one row one answer"
         raise tree.refuse(node, f"the function `{shown}`" if name.isidentifier() else f"`{shown}`", mend)
     if (
         node.get("filter")
@@ -377,6 +358,4 @@ def _check_cast(tree: _Tree, node: dict[str, Any]) -> None:
             and all(c.get("class") == "CONSTANT" for c in children)
         )
     if not plain or name.upper() not in TYPES:
-        raise tree.refuse(
-            node, f"a cast to {printable(name)}", "cast to BIGINT, DOUBLE, DECIMAL, VARCHAR or BOOLEAN"
-        )
+        raise tree.refuse(node, f"a cast to {printable(name)}", "cast to BIGINT, DOUBLE, DECIMAL, VARCHAR or BOOLEAN")

@@ -13,6 +13,7 @@ import inspect
 from typing import Any
 
 import msgspec
+import msgspec.inspect as mi
 
 from mixc.spec import schema
 from mixc.spec.schema import Spec
@@ -43,6 +44,28 @@ def field_docs() -> dict[str, dict[str, str]]:
     return docs
 
 
+@functools.cache
+def structs() -> tuple[mi.StructType, ...]:
+    """Every struct that a spec is made of, Spec first."""
+    found: dict[str, mi.StructType] = {}
+
+    def visit(info: mi.Type) -> None:
+        if isinstance(info, mi.StructType):
+            found[info.cls.__name__] = info
+            for each in info.fields:
+                visit(each.type)
+        elif isinstance(info, mi.UnionType):
+            for member in info.types:
+                visit(member)
+        elif isinstance(info, mi.DictType):
+            visit(info.value_type)
+        elif isinstance(info, mi.ListType):
+            visit(info.item_type)
+
+    visit(mi.type_info(Spec))
+    return tuple(found.values())
+
+
 def json_schema() -> dict[str, Any]:
     """Draft 2020-12, for editors to complete and check specs by."""
     _, found = msgspec.json.schema_components((Spec,), ref_template="#/$defs/{name}")
@@ -50,6 +73,12 @@ def json_schema() -> dict[str, Any]:
     for name, definition in definitions.items():
         for key, text in field_docs().get(name, {}).items():
             definition["properties"][key]["description"] = text
+    for struct in structs():
+        for each in struct.fields:
+            # msgspec describes what a mapping's keys must look like, but not that they are of a few words
+            if isinstance(each.type, mi.DictType) and isinstance(each.type.key_type, mi.LiteralType):
+                names = {"enum": list(each.type.key_type.values)}
+                definitions[struct.cls.__name__]["properties"][each.encode_name]["propertyNames"] = names
     extensions = {f"{name}{_PATCH}": _extension(definition) for name, definition in definitions.items()}
     return {
         "$schema": DIALECT,

@@ -23,7 +23,7 @@ from pathlib import Path
 from mixc.spec.convert import convert
 from mixc.spec.diagnostics import InvalidSpecError, Place, Span, Text, fail, printable, suggest
 from mixc.spec.schema import Spec
-from mixc.spec.yaml import MAX_BYTES, Mapping, Node, Scalar, Sequence, compose, parse
+from mixc.spec.yaml import MAX_BYTES, MAX_DEPTH, Mapping, Node, Scalar, Sequence, compose, parse
 
 MAX_EXTENDS = 16
 """Specs in a chain of `extends`."""
@@ -55,7 +55,7 @@ class LoadedSpec:
         node, key, rest = _follow(self.root, _segments(path))
         if rest:
             return (key or _start(node)).place
-        if characters is not None and isinstance(node, Scalar):
+        if characters is not None and isinstance(node, Scalar) and node.raw:
             return node.at(*characters).place
         return (node.span if isinstance(node, Scalar) else key or _start(node)).place
 
@@ -86,6 +86,8 @@ def _merged(file: Path, folder: str, base: Path, named_at: Span | None, chain: l
 
     `folder` is the file's, relative to `base`. `chain` grows by the files read.
     """
+    if "\0" in str(file):
+        raise fail(f"`{printable(str(file))}` cannot be a file's name", named_at)
     identity = Path(os.path.realpath(file))
     if identity in (Path(os.path.realpath(seen)) for seen in chain):
         names = " -> ".join(str(p) for p in [*chain, file])
@@ -108,9 +110,7 @@ def _merged(file: Path, folder: str, base: Path, named_at: Span | None, chain: l
     if not isinstance(extends, Scalar) or not isinstance(extends.value, str) or not extends.value.strip():
         raise fail("`extends` must be the path of a spec", extends.span)
     if "://" in extends.value:
-        raise fail(
-            "`extends` must name a local file", extends.span, mend="copy the base spec beside this one"
-        )
+        raise fail("`extends` must name a local file", extends.span, mend="copy the base spec beside this one")
     inner = posixpath.join(folder, posixpath.dirname(extends.value) or ".")
     under = _merged(file.parent / extends.value, inner, base, extends.span, chain)
     merged = _merge(under, _without(root, "extends"))
@@ -120,9 +120,7 @@ def _merged(file: Path, folder: str, base: Path, named_at: Span | None, chain: l
 
 def _read(file: Path, named_at: Span | None) -> bytes:
     def wrong(what: str, mend: str = "") -> InvalidSpecError:
-        return fail(
-            what if named_at else f"{file}: {what}", named_at, why=str(file) if named_at else "", mend=mend
-        )
+        return fail(what if named_at else f"{file}: {what}", named_at, why=str(file) if named_at else "", mend=mend)
 
     try:
         if file.is_dir():
@@ -136,9 +134,8 @@ def _read(file: Path, named_at: Span | None) -> bytes:
         if file.parent.is_dir():
             beside = [p.name for p in file.parent.iterdir() if p.suffix in (".yaml", ".yml")]
         raise wrong("there is no such file", mend=suggest(file.name, beside)) from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise wrong(f"the file cannot be read: {reason}") from None
+    except OSError as error:
+        raise wrong(f"the file cannot be read: {error.strerror or error}") from None
 
 
 def _without(node: Mapping, key: str) -> Mapping:
@@ -202,12 +199,7 @@ def _rebase(root: Mapping, folder: str, base: Path) -> Mapping:
     def move(node: Node) -> Node:
         if isinstance(node, Sequence):
             return Sequence(tuple(move(item) for item in node.items), node.span)
-        if (
-            isinstance(node, Scalar)
-            and isinstance(node.value, str)
-            and node.value
-            and _LOCAL.match(node.value)
-        ):
+        if isinstance(node, Scalar) and isinstance(node.value, str) and node.value and _LOCAL.match(node.value):
             joined = posixpath.join(step, node.value)
             return Scalar(posixpath.normpath(joined) if straight else joined, node.raw, node.style, node.span)
         return node
@@ -241,8 +233,8 @@ def _override(root: Node, override: str) -> Node:
         raise fail("--set holds a control character", whole)
     segments = _segments(path.strip())
     key = Span(text, 0, len(path.rstrip()))
-    if not segments:
-        raise fail("--set needs `key=value`", key)
+    if not segments or len(segments) > MAX_DEPTH:
+        raise fail("--set needs `key=value`, with a key of a spec", key)
     if segments[0] == "extends":
         raise fail("`extends` cannot be set", key, mend="write a spec that extends another")
     value: Node

@@ -82,9 +82,7 @@ def parse_warmup(value: str | int) -> int | Fraction:
         raise SpecError(f"a warm-up must be at least 0, got `{printable(str(value))}`")
     if word == "%":
         if number > 100:
-            raise SpecError(
-                f"a warm-up of {printable(str(value))} is longer than its stage", mend="at most 100%"
-            )
+            raise SpecError(f"a warm-up of {printable(str(value))} is longer than its stage", mend="at most 100%")
         return number / 100
     if word not in ("", "step", "steps"):
         raise SpecError(

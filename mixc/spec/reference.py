@@ -17,8 +17,7 @@ import msgspec.inspect as mi
 from mixc.spec.convert import describe
 from mixc.spec.diagnostics import InvalidSpecError
 from mixc.spec.expression import FUNCTIONS, INEXACT
-from mixc.spec.jsonschema import field_docs
-from mixc.spec.schema import Spec
+from mixc.spec.jsonschema import field_docs, structs
 from mixc.spec.yaml import MAX_BYTES, parse
 
 EXAMPLE = """\
@@ -116,9 +115,9 @@ _SECTIONS = [
 def render() -> str:
     """The page, as Markdown."""
     parts = [_intro()]
-    structs = _structs()
+    by_name = {struct.cls.__name__: struct for struct in structs()}
     for name, path, text in _SECTIONS:
-        table = "\n".join(_table(structs[name]))
+        table = "\n".join(_table(by_name[name]))
         parts += [f"### `{path}`" if path else "### The spec", *([text] if text else []), table]
     return "\n\n".join(parts) + "\n"
 
@@ -235,27 +234,6 @@ def _mistakes() -> str:
     except InvalidSpecError as error:
         return str(error)
     raise AssertionError("the example of a mistaken spec has no mistake")
-
-
-def _structs() -> dict[str, mi.StructType]:
-    """Every struct of the schema by name."""
-    found: dict[str, mi.StructType] = {}
-
-    def visit(info: mi.Type) -> None:
-        if isinstance(info, mi.StructType):
-            found[info.cls.__name__] = info
-            for each in info.fields:
-                visit(each.type)
-        elif isinstance(info, mi.UnionType):
-            for member in info.types:
-                visit(member)
-        elif isinstance(info, mi.DictType):
-            visit(info.value_type)
-        elif isinstance(info, mi.ListType):
-            visit(info.item_type)
-
-    visit(mi.type_info(Spec))
-    return found
 
 
 def _table(struct: mi.StructType) -> list[str]:

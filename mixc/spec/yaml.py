@@ -38,8 +38,8 @@ MAX_DEPTH = 32
 MAX_EXPANDED = 4 << 20
 """Characters with aliases expanded, each value counted as NODE_COST more."""
 NODE_COST = 32
-MAX_DIGITS = 400
-"""Characters of a number; a longer one stays text."""
+MAX_DIGITS = 250
+"""Characters of a number; a longer one stays text. So every whole number, in hexadecimal too, has a finite float."""
 
 Value: TypeAlias = "bool | int | float | str | None"
 
@@ -124,9 +124,7 @@ def _decode(data: bytes, name: str) -> str:
     text = Text(name, content)
     # The second class are line breaks in YAML 1.1 and none in 1.2; parsers and editors disagree about
     # lines after them.
-    bad = re.search(
-        "[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff\U0001fffe\U0001ffff]|[\u2028\u2029]", content
-    )
+    bad = re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff\U0001fffe\U0001ffff]|[\u2028\u2029]", content)
     if bad:
         raise fail(
             f"the character U+{ord(bad[0]):04X} cannot stand in a spec",
@@ -220,9 +218,7 @@ class _Composer:
         if context and opened is not None and error.problem_mark is not None:
             line = self._span(opened.index + self.start, 0).place.line
             why = f"{context} that began on line {line}"
-        return Diagnostic(
-            message=f"not valid YAML: {problem}", place=self._span(at, at + 1).place, why=why, mend=mend
-        )
+        return Diagnostic(message=f"not valid YAML: {problem}", place=self._span(at, at + 1).place, why=why, mend=mend)
 
     def _span(self, start: int, end: int) -> Span:
         return Span(self.text, start, end)
@@ -307,9 +303,7 @@ class _Composer:
         self.total += size
         if self.total > MAX_EXPANDED:
             raise self._stop(
-                "the spec is too large with its aliases expanded"
-                if alias
-                else "the spec has too many values",
+                "the spec is too large with its aliases expanded" if alias else "the spec has too many values",
                 span,
                 why=f"more than {MAX_EXPANDED:,} characters, each value counted as {NODE_COST} more",
             )
@@ -356,9 +350,7 @@ class _Composer:
     def _close(self, end: int) -> None:
         top = self.stack.pop()
         span = self._span(top.start, end)
-        node: Node = (
-            Mapping(top.values, top.keys, span) if top.is_mapping else Sequence(tuple(top.items), span)
-        )
+        node: Node = Mapping(top.values, top.keys, span) if top.is_mapping else Sequence(tuple(top.items), span)
         if top.anchor:
             self.anchors[top.anchor] = (node, top.size)
         # its parts are counted in self.total already; its own cost is not

@@ -110,9 +110,7 @@ def make_pictures(data: Path, roots: dict[str, Path]) -> Iterator[dict[str, Any]
             "changes": "a detail, scaled, encoded again"
         }
     for path in ("captions/photographs.parquet", "captions/details.parquet"):
-        yield _origin(
-            path, "the captions", "the authors of mixc", "Apache-2.0", "", "written/captions.yaml", b""
-        )
+        yield _origin(path, "the captions", "the authors of mixc", "Apache-2.0", "", "written/captions.yaml", b"")
     files.write_parquet(data / "captions/photographs.parquet", rows, PHOTOGRAPHS_SCHEMA)
     files.write_parquet(data / "captions/details.parquet", crops, CROPS_SCHEMA)
 
@@ -217,25 +215,17 @@ _TEXT_AUTHORS = {
 
 def _document_origin(document: prose.Document, path: str, item: str, content: bytes) -> dict[str, Any]:
     author, url = _TEXT_AUTHORS[document.license]
-    origin = _origin(
-        path, item, author, document.license, url, f"{document.package}: {document.file}", content
-    )
+    origin = _origin(path, item, author, document.license, url, f"{document.package}: {document.file}", content)
     return origin | {"changes": "text taken out of HTML"}
 
 
-def _picture_origin(
-    photograph: photographs.Photograph, item: str, path: str, content: bytes
-) -> dict[str, Any]:
+def _picture_origin(photograph: photographs.Photograph, item: str, path: str, content: bytes) -> dict[str, Any]:
     source = f"{photograph.package}: {photograph.file}"
-    origin = _origin(
-        path, item, photograph.author, photograph.license, photograph.license_url, source, content
-    )
+    origin = _origin(path, item, photograph.author, photograph.license, photograph.license_url, source, content)
     return origin | {"title": photograph.title, "url": photograph.source, "notice": photograph.notice}
 
 
-def _origin(
-    path: str, item: str, author: str, license: str, url: str, source: str, content: bytes
-) -> dict[str, Any]:
+def _origin(path: str, item: str, author: str, license: str, url: str, source: str, content: bytes) -> dict[str, Any]:
     return {
         "path": path,
         "item": item,
@@ -277,12 +267,8 @@ def write_table(origins: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--packages", type=Path, default=Path("build/demo-packages"), help="folder for the .deb files"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--packages", type=Path, default=Path("build/demo-packages"), help="folder for the .deb files")
     parser.add_argument("--data", type=Path, default=HERE / "data", help="folder to write, emptied first")
     arguments = parser.parse_args()
     roots = packages.unpack(arguments.packages.resolve())

@@ -39,7 +39,9 @@ def png_header_of(width: int, height: int) -> bytes:
     """A PNG that says it is huge: a decompression bomb needs no more."""
     ihdr = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     body = b"IDAT" + zlib.compress(b"\0" * 1000)
-    chunks = b"".join(struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (ihdr, body, b"IEND"))
+    chunks = b"".join(
+        struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (ihdr, body, b"IEND")
+    )
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
@@ -59,9 +61,18 @@ def folder(tmp_path: Path) -> Path:
 
 
 WRONG = {
-    "a misspelt key": (("sequence_length:", "sequense_length:"), ["spec.yaml:12:5", "sequense_length", "sequence_length"]),
-    "a share for no source": (("mix: [pictures, prose]", "mix: {pictures: 0.5, prosa: 0.5}"), ["spec.yaml:11", "prosa", "prose"]),
-    "a where over no column": (("kind: text}", "kind: text, where: 'qualty > 0.5'}"), ["spec.yaml:7", "qualty", "quality"]),
+    "a misspelt key": (
+        ("sequence_length:", "sequense_length:"),
+        ["spec.yaml:12:5", "sequense_length", "sequence_length"],
+    ),
+    "a share for no source": (
+        ("mix: [pictures, prose]", "mix: {pictures: 0.5, prosa: 0.5}"),
+        ["spec.yaml:11", "prosa", "prose"],
+    ),
+    "a where over no column": (
+        ("kind: text}", "kind: text, where: 'qualty > 0.5'}"),
+        ["spec.yaml:7", "qualty", "quality"],
+    ),
     "a where that reads a file": (
         ("kind: text}", "kind: text, where: \"read_csv('/etc/passwd') is not null\"}"),
         ["spec.yaml:7", "read_csv"],

@@ -36,7 +36,11 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(mixc, demo: Path, 
         # later and later: what was finished is kept, so a run that is killed early for ever would never reach emit
         delay = moments.uniform(0.1, 1.0) * whole * (kill + 1) / KILLS
         process = subprocess.Popen(
-            command, env=mixc.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            command,
+            env=mixc.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         try:
             process.wait(timeout=delay)
@@ -57,7 +61,17 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(mixc, demo: Path, 
 
 def test_interrupted_by_hand_it_says_so(mixc, tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "mixc", "compile", str(REPO / "specs/demo.yaml"), "-o", str(tmp_path / "build"), "-j", "2"],
+        [
+            sys.executable,
+            "-m",
+            "mixc",
+            "compile",
+            str(REPO / "specs/demo.yaml"),
+            "-o",
+            str(tmp_path / "build"),
+            "-j",
+            "2",
+        ],
         env=mixc.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

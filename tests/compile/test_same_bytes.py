@@ -102,7 +102,9 @@ def glob_everywhere(spec: Path) -> None:
     for path in source_files(spec.parent / "demo/data"):
         relative = path.relative_to(spec.parent).as_posix()
         if f"path: {relative}\n" in text:
-            text = text.replace(f"path: {relative}\n", f"path: {relative.rpartition('/')[0]}/{path.stem}*{path.suffix}\n")
+            text = text.replace(
+                f"path: {relative}\n", f"path: {relative.rpartition('/')[0]}/{path.stem}*{path.suffix}\n"
+            )
     spec.write_text(text)
 
 
@@ -148,7 +150,8 @@ def test_adding_a_source_leaves_the_others_samples_as_they_were(mixc, demo: Path
     spec = copy_demo(tmp_path / "more")
     text = spec.read_text()
     text = text.replace(
-        "  reasoning:\n    path", "  extra:\n    path: demo/data/prose/favourites.jsonl.zst\n    kind: text\n  reasoning:\n    path"
+        "  reasoning:\n    path",
+        "  extra:\n    path: demo/data/prose/favourites.jsonl.zst\n    kind: text\n  reasoning:\n    path",
     ).replace(
         "mix: {photographs: 0.3, details: 0.3, pages: 0.4}",
         "mix: {photographs: 0.27, details: 0.27, pages: 0.36, extra: {weight: 0.1, max_epochs: 1000}}",

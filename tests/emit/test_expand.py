@@ -22,7 +22,14 @@ def records(draw: st.DrawFn):
     images = np.zeros(len(positions), dtype=RECORD_IMAGE)
     for i, position in enumerate(positions):
         tokens[position] = CONTEXT
-        images[i] = (bytes([i + 1] * 32), position, draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(0, 1)), 0)
+        images[i] = (
+            bytes([i + 1] * 32),
+            position,
+            draw(st.integers(1, 3)),
+            draw(st.integers(1, 3)),
+            draw(st.integers(0, 1)),
+            0,
+        )
     supervised = [i not in positions and draw(st.booleans()) for i in range(n)]
     supervised[0] = False
     edges = np.flatnonzero(np.diff(np.array([False, *supervised, False]).astype(int)))
@@ -93,5 +100,3 @@ def test_no_sample_makes_the_empty_pack() -> None:
 def test_a_sample_that_is_not_cut_is_itself() -> None:
     text = Expanded(np.arange(5, dtype=np.uint32), np.array([[3, 5]], dtype=np.uint32), np.zeros(0, IMAGE_DTYPE))
     assert cut(text, 0, 5) is text
-
-

@@ -41,9 +41,7 @@ def shape() -> Geometry:
 def picture() -> Callable[..., bytes]:
     """`picture(width, height, format="PNG", seed=0, mode="RGB", **save)`: an encoded image of smooth colours."""
 
-    def make(
-        width: int, height: int, format: str = "PNG", seed: int = 0, mode: str = "RGB", **save: object
-    ) -> bytes:
+    def make(width: int, height: int, format: str = "PNG", seed: int = 0, mode: str = "RGB", **save: object) -> bytes:
         x, y = np.meshgrid(np.arange(width), np.arange(height))
         pixels = np.stack([x * 3 + seed, y * 5 + seed, x + y + 7 * seed], axis=-1).astype(np.uint8)
         file = io.BytesIO()

@@ -14,9 +14,7 @@ from shards.manifest import Geometry
 
 
 def spec(model: str = "sail-vl-2b", **over: object) -> Spec:
-    return msgspec.convert(
-        {"mixture": "m", "seed": 1, "model": model, "sources": {}, "stages": [], **over}, Spec
-    )
+    return msgspec.convert({"mixture": "m", "seed": 1, "model": model, "sources": {}, "stages": [], **over}, Spec)
 
 
 def test_every_model_names_a_template_and_tokenizer_that_exist() -> None:

@@ -30,9 +30,9 @@ def test_the_encoding_is_as_documented() -> None:
 
 
 texts = st.text(max_size=6)
-turns = st.lists(
-    st.builds(Turn, st.sampled_from(["system", "user", "assistant"]), texts), min_size=1, max_size=4
-).map(tuple)
+turns = st.lists(st.builds(Turn, st.sampled_from(["system", "user", "assistant"]), texts), min_size=1, max_size=4).map(
+    tuple
+)
 images = st.lists(st.sampled_from([bytes([i]) * 32 for i in range(3)]), max_size=3).map(tuple)
 contents = st.one_of(
     st.tuples(texts, st.just(()), images), st.tuples(st.none(), turns, images), st.tuples(texts, st.just(()), images)

@@ -23,7 +23,15 @@ Picture = Callable[..., bytes]
 
 @pytest.mark.parametrize(
     ("format", "extension"),
-    [("PNG", "png"), ("JPEG", "jpg"), ("WEBP", "webp"), ("GIF", "gif"), ("BMP", "bmp"), ("TIFF", "tif"), ("MPO", "jpg")],
+    [
+        ("PNG", "png"),
+        ("JPEG", "jpg"),
+        ("WEBP", "webp"),
+        ("GIF", "gif"),
+        ("BMP", "bmp"),
+        ("TIFF", "tif"),
+        ("MPO", "jpg"),
+    ],
 )
 def test_size_and_format_are_told_by_content(picture: Picture, format: str, extension: str) -> None:
     assert probe(picture(37, 23, format)) == ImageFacts(37, 23, extension)
@@ -71,7 +79,8 @@ def test_no_bytes() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"\0", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"\xff\xd8\xff"]
+    "data",
+    [b"\0", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"\xff\xd8\xff"],
 )
 def test_what_is_no_image(data: bytes) -> None:
     with pytest.raises(ImageError) as caught:
@@ -102,7 +111,9 @@ def bomb(width: int, height: int) -> bytes:
 
 def webp_bomb(width: int, height: int) -> bytes:
     """An extended WebP: Pillow would allocate two canvases to open it."""
-    body = b"VP8X" + struct.pack("<IB3x", 10, 0) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    body = (
+        b"VP8X" + struct.pack("<IB3x", 10, 0) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    )
     return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
 
 

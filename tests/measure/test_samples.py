@@ -39,9 +39,7 @@ KEY = "0123" * 16
 def measured(tokenizer: Tokenizer, shape: Geometry, tmp_path: Path) -> Measured:
     def run(rows: Iterable[Sample | Reject], tokenizer: Tokenizer = tokenizer, folder: Path = tmp_path) -> Object:
         with write_object(folder, KEY) as writer:
-            fast = measure_rows(
-                rows, writer, source="s", geometry=shape, tokenizer=tokenizer, template=TEMPLATE
-            )
+            fast = measure_rows(rows, writer, source="s", geometry=shape, tokenizer=tokenizer, template=TEMPLATE)
             writer.finish(FRAGMENT, KEY, fast_tokenizer=fast)
         return Object.open(object_path(folder, KEY))
 

@@ -103,7 +103,12 @@ def test_the_supervised_tokens_are_exactly_the_answers(tokenizer: Tokenizer, rou
         assert tokenizer.decode(tokens.ids[:start]).endswith("<|im_start|>assistant\n")
 
 
-@given(st.lists(st.one_of(words.map(lambda t: Sample(row=0, text=t)), st.tuples(words, words).map(lambda t: chat(*t))), max_size=5))
+@given(
+    st.lists(
+        st.one_of(words.map(lambda t: Sample(row=0, text=t)), st.tuples(words, words).map(lambda t: chat(*t))),
+        max_size=5,
+    )
+)
 def test_a_batch_is_its_samples_one_by_one(tokenizer: Tokenizer, samples: list[Sample]) -> None:
     together = encode(tokenizer, *samples)
     for sample, tokens in zip(samples, together, strict=True):

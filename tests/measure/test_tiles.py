@@ -17,9 +17,7 @@ def published(width: int, height: int, tile: int, least: int, most: int) -> tupl
     """The rule as a definition, not a scan: among the closest grids, the last in order of size that is first in order or
     is less than twice covered by the image."""
     sizes = range(1, most + 1)
-    grids = sorted(
-        {(i, j) for i in sizes for j in sizes if least <= i * j <= most}, key=lambda g: (g[0] * g[1], g)
-    )
+    grids = sorted({(i, j) for i in sizes for j in sizes if least <= i * j <= most}, key=lambda g: (g[0] * g[1], g))
     difference = {g: abs(width / height - g[0] / g[1]) for g in grids}
     closest = [g for g in grids if difference[g] == min(difference.values())]
     large_enough = [g for g in closest[1:] if 2 * width * height > tile * tile * g[0] * g[1]]

@@ -40,7 +40,16 @@ def test_the_definition_is_pinned(tokenizer: Tokenizer) -> None:
 
 def test_known_ids(tokenizer: Tokenizer) -> None:
     assert each(tokenizer, ["Hello, world!"]) == [[9707, 11, 1879, 0]]
-    names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|image_pad|>", "<think>", "<img>", "<IMG_CONTEXT>", "</box>"]
+    names = [
+        "<|endoftext|>",
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|image_pad|>",
+        "<think>",
+        "<img>",
+        "<IMG_CONTEXT>",
+        "</box>",
+    ]
     ids = [151643, 151644, 151645, 151655, 151667, 151669, 151671, 151677]
     assert [tokenizer.special(name) for name in names] == ids
 
@@ -98,9 +107,7 @@ def test_qwen3_is_the_same_vocabulary(tokenizer: Tokenizer) -> None:
     assert load_tokenizer("qwen3", base=Path(), cache=tokenizer.path.parents[2]) == tokenizer
 
 
-def test_a_damaged_cache_is_built_again(
-    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_cache_is_built_again(tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qwen, "definition", tokenizer.path.read_bytes)
     folder = tmp_path / "tokenizers" / qwen.DIGEST
     folder.mkdir(parents=True)

@@ -1,195 +1,13 @@
-"""A small, real build for `sail-vl-tiny`, written with the shard writers, and ways to train from it."""
+"""A small build, and training in this very process."""
 
 from __future__ import annotations
 
-import io
-import os
-import subprocess
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
-import numpy as np
 import pytest
-from blake3 import blake3
-from PIL import Image
 
-from shards.digest import source_key
-from shards.layout import MEDIA_INDEX, media_shard_name, steps_name, token_shard_name
-from shards.manifest import (
-    FORMAT_VERSION,
-    Geometry,
-    Manifest,
-    MediaEntry,
-    SourceShare,
-    StageEntry,
-    TrainSettings,
-    stage_digest,
-    with_root,
-    write_manifest,
-)
-from shards.media import MEDIA_DTYPE, write_media_index, write_media_shard
-from shards.pack import EMPTY_PACK, IMAGE_DTYPE, SEGMENT_DTYPE, SPAN_DTYPE, Pack, encode_pack
-from shards.steps import STEP_DTYPE, step_record, write_steps
-from shards.tokens import write_token_shard
-
-ROOT = Path(__file__).parents[2]
-
-GEOMETRY = Geometry(
-    name="sail-vl-tiny",
-    tile_size=448,
-    tokens_per_tile=256,
-    max_tiles=12,
-    min_tiles=1,
-    thumbnail=True,
-    vocab_size=151936,
-    image_start_id=151665,
-    image_end_id=151666,
-    image_context_id=151667,
-    pad_id=151643,
-)
-
-SETTINGS = TrainSettings(
-    lr={"vision": 1e-3, "projector": 2e-3, "language": 5e-3},
-    schedule="cosine",
-    warmup_steps=2,
-    min_lr_ratio=0.1,
-    weight_decay=0.05,
-    betas=(0.9, 0.95),
-    eps=1e-8,
-    clip=1.0,
-    loss="token",
-)
-
-ALIGN = msgspec.structs.replace(SETTINGS, lr={"projector": 2e-3}, schedule="linear", warmup_steps=0)
-
-
-def image(number: int) -> bytes:
-    """A PNG of its own colours."""
-    across = np.linspace(0, 255, 32, dtype=np.uint8)
-    pixels = np.stack([np.tile(across, (32, 1)), np.tile(across[:, None], (1, 32))], axis=-1)
-    pixels = np.concatenate([pixels, np.full((32, 32, 1), 60 * number % 256, np.uint8)], axis=-1)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-IMAGES = [image(number) for number in range(3)]
-
-
-def pack_of(*samples: tuple[str, list[int], int | None, float]) -> Pack:
-    """Samples end to end: (source, text tokens, number of its image or None, weight). All text but the first token is
-    supervised."""
-    tokens: list[int] = []
-    segments, spans, images = [], [], []
-    for source, text, picture, weight in samples:
-        segment_id = blake3(repr((source, text, picture)).encode()).digest(16)
-        segments.append((segment_id, source_key(source), len(tokens), 0, 0, weight))
-        if picture is not None:
-            tokens.append(GEOMETRY.image_start_id)
-            images.append((blake3(IMAGES[picture]).digest(), len(tokens), 1, 1, 0, 0))
-            tokens += [GEOMETRY.image_context_id] * GEOMETRY.tokens_per_tile + [GEOMETRY.image_end_id]
-        spans.append((len(tokens) + 1, len(tokens) + len(text)))
-        tokens += text
-    return Pack(
-        tokens=np.array(tokens, np.int32),
-        segments=np.array(segments, SEGMENT_DTYPE),
-        spans=np.array(spans, SPAN_DTYPE),
-        images=np.array(images, IMAGE_DTYPE),
-    )
-
-
-def steps_of(steps: int, seed: int) -> list[list[Pack]]:
-    """Steps of four packs, heaviest first: one image in even steps and two in odd ones, so that two processes work once
-    on an image beside text and once both on one; the last step ends in an empty pack."""
-    random = np.random.default_rng(seed)
-
-    def text(least: int) -> list[int]:
-        return random.integers(0, 2000, least + random.integers(0, 8)).tolist()
-
-    made = []
-    for step in range(steps):
-        packs = [pack_of(("captions", text(12), step % 3, 1.0), ("prose", text(6), None, 0.5))]
-        packs.append(
-            pack_of(("captions", text(10), (step + 1) % 3, 1.0)) if step % 2 else pack_of(("prose", text(30), None, 1.0))
-        )
-        packs.append(pack_of(("prose", text(12), None, 1.0), ("chat", text(10), None, 0.25)))
-        packs.append(pack_of(("chat", text(8), None, 2.0)) if step < steps - 1 else EMPTY_PACK)
-        made.append(packs)
-    return made
-
-
-def write_build(
-    folder: Path, stages: dict[str, tuple[TrainSettings, list[list[Pack]]]], *, tokenizer: str = "0" * 64
-) -> Path:
-    """A build of these stages: settings, and packs by step. Two token shards a stage, where it has packs for two."""
-    folder.mkdir(parents=True)
-    entries = []
-    for name, (settings, steps) in stages.items():
-        packs = [encode_pack(pack) for step in steps for pack in step]
-        middle = len(packs) // 2
-        shards, digests = [], []
-        for number, part in enumerate((packs[:middle], packs[middle:])):
-            entry, its_digests = write_token_shard(folder, token_shard_name(name, number), part)
-            shards.append(entry)
-            digests += its_digests
-        records = np.array([step_record(step) for step in steps], STEP_DTYPE)
-        share = SourceShare(
-            wished=0.0, met=0.0, epochs=0.0, samples=0, tokens=0, supervised_tokens=0, images=0, tiles=0
-        )
-        entries.append(
-            StageEntry(
-                name=name,
-                batch=len(steps[0]),
-                sequence_length=512,
-                max_tiles=1,
-                steps=len(steps),
-                packs=len(packs),
-                samples=int(records["samples"].sum()),
-                tokens=int(records["tokens"].sum()),
-                supervised_tokens=int(records["supervised"].sum()),
-                images=int(records["images"].sum()),
-                tiles=int(records["tiles"].sum()),
-                unit="tokens",
-                sources=dict.fromkeys(("captions", "chat", "prose"), share),
-                train=settings,
-                digest=stage_digest(digests),
-                steps_file=steps_name(name),
-                steps_digest=write_steps(folder / steps_name(name), records),
-                shards=shards,
-            )
-        )
-    manifest = Manifest(
-        format=FORMAT_VERSION,
-        mixture="small",
-        seed=7,
-        root="",
-        geometry=GEOMETRY,
-        tokenizer=tokenizer,
-        template="1" * 64,
-        stages=entries,
-        media=_media(folder),
-        files={},
-    )
-    write_manifest(folder, with_root(manifest))
-    return folder
-
-
-def _media(folder: Path) -> MediaEntry:
-    digests = [blake3(data).digest() for data in IMAGES]
-    items = [(digest, "png", data) for digest, data in zip(digests, IMAGES, strict=True)]
-    entry, offsets = write_media_shard(folder, media_shard_name(0), items)
-    records = np.zeros(len(IMAGES), MEDIA_DTYPE)
-    for row, digest, data, offset in zip(records, digests, IMAGES, offsets, strict=True):
-        row["digest"], row["width"], row["height"] = digest, 32, 32
-        row["offset"], row["size"] = offset, len(data)
-    return MediaEntry(
-        images=len(IMAGES),
-        bytes=sum(map(len, IMAGES)),
-        index=MEDIA_INDEX,
-        index_file=write_media_index(folder / MEDIA_INDEX, records),
-        shards=[entry],
-    )
+from tests.runtime.small import ALIGN, SETTINGS, steps_of, write_build
 
 
 @pytest.fixture(scope="session")
@@ -201,36 +19,37 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def environment() -> dict[str, str]:
-    """For a training process: one thread an operation, so that processes do not fight over cores."""
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process as the only one of a run: DeepSpeed, gloo, and one thread an operation. Left as it was found, but
+    for the process group, which lasts as long as the tests."""
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    import torch
+
+    from runtime import processes
+
+    threads = torch.get_num_threads()
+    place = processes.place()
+    processes.prepare()
+    processes.join(place, torch.device("cpu"))
+    processes.compute_repeatably(1)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
 
 
-def start(*arguments: object, processes: int = 1, **options: object) -> subprocess.Popen[str]:
-    """Start training: one process, or several under torchrun."""
-    launcher = ["-m", "runtime"]
-    if processes > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *launcher]
-    return subprocess.Popen(
-        [sys.executable, *launcher, *map(str, arguments)],
-        env=environment(),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        **options,
-    )
+@pytest.fixture
+def train(alone: None, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Train in this process, as the command line would: `train(build, "--out", run, ..., status=0)` gives what was
+    printed."""
+    from runtime.__main__ import main
 
+    def run(*arguments: object, status: int = 0) -> str:
+        capfd.readouterr()
+        found = main([*map(str, arguments), "--workers", "0"])
+        printed = "".join(capfd.readouterr())
+        assert found == status, printed
+        return printed
 
-def train(*arguments: object, processes: int = 1, status: int = 0) -> str:
-    """Train to the end. Returns what was printed."""
-    process = start(*arguments, processes=processes)
-    printed, _ = process.communicate(timeout=120)
-    assert process.returncode == status, printed
-    return printed
-
-
-def lines(run: Path) -> list[dict]:
-    """metrics.jsonl."""
-    return [msgspec.json.decode(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
+    return run

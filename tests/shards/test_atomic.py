@@ -24,9 +24,7 @@ def test_writes_and_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("before", [None, b"as it was"])
-def test_an_error_leaves_what_was_there(
-    tmp_path: Path, error: type[BaseException], before: bytes | None
-) -> None:
+def test_an_error_leaves_what_was_there(tmp_path: Path, error: type[BaseException], before: bytes | None) -> None:
     path = tmp_path / "file"
     if before is not None:
         path.write_bytes(before)

@@ -29,9 +29,7 @@ def open_files() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
 
-def test_reads_everything(
-    tiny_build: Path, tiny_packs: dict[str, list[Pack]], tiny_images: list[bytes]
-) -> None:
+def test_reads_everything(tiny_build: Path, tiny_packs: dict[str, list[Pack]], tiny_images: list[bytes]) -> None:
     build = Build.open(str(tiny_build))
     assert build.manifest == read_manifest(tiny_build)
     for name, packs in tiny_packs.items():
@@ -141,13 +139,9 @@ def test_a_build_that_became_another_is_refused(build_copy: Path) -> None:
         pickle.loads(pickled)
 
 
-def test_two_writes_give_equal_bytes(
-    tiny_build: Path, tmp_path: Path, tiny_writer: Callable[[Path], Manifest]
-) -> None:
+def test_two_writes_give_equal_bytes(tiny_build: Path, tmp_path: Path, tiny_writer: Callable[[Path], Manifest]) -> None:
     tiny_writer(tmp_path / "deep" / "other")
-    files = {
-        path.relative_to(tiny_build): path.read_bytes() for path in tiny_build.rglob("*") if path.is_file()
-    }
+    files = {path.relative_to(tiny_build): path.read_bytes() for path in tiny_build.rglob("*") if path.is_file()}
     again = tmp_path / "deep" / "other"
     assert files == {p.relative_to(again): p.read_bytes() for p in again.rglob("*") if p.is_file()}
 

@@ -69,11 +69,7 @@ def test_flipped_bytes(build_copy: Path, flipped: Any) -> None:
 
 @pytest.mark.slow
 def test_everywhere(build_copy: Path, flipped: Any) -> None:
-    places = [
-        (name, at, 1 << at % 8)
-        for name in names(build_copy)
-        for at in range((build_copy / name).stat().st_size)
-    ]
+    places = [(name, at, 1 << at % 8) for name in names(build_copy) for at in range((build_copy / name).stat().st_size)]
     flip_at(build_copy, places, flipped)
 
 

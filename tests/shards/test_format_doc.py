@@ -131,9 +131,7 @@ def test_digests(name: str) -> None:
 
 
 def test_no_block_is_left_unchecked() -> None:
-    checked = (
-        {("hex", name) for name in ENCODED} | {("digest", name) for name in DIGESTED} | {("json", "root")}
-    )
+    checked = {("hex", name) for name in ENCODED} | {("digest", name) for name in DIGESTED} | {("json", "root")}
     assert set(BLOCKS) == checked
     assert len(re.findall("^```(?:hex|digest|json)", PAGE, re.M)) == len(checked)
 
@@ -153,9 +151,7 @@ def test_a_reader_written_from_the_page_alone() -> None:
     at = 32
     starts = [int.from_bytes(data[at + 40 * i + 24 :][:4], "little") for i in range(segments)]
     at += 40 * segments
-    pairs = [
-        tuple(int.from_bytes(data[at + 8 * i + k :][:4], "little") for k in (0, 4)) for i in range(spans)
-    ]
+    pairs = [tuple(int.from_bytes(data[at + 8 * i + k :][:4], "little") for k in (0, 4)) for i in range(spans)]
     at += 8 * spans
     assert data[at : at + 32] == blake3(b"an image, as it came").digest()
     at += 40 * images

@@ -33,10 +33,7 @@ def write(build: Path, shards: list[list[bytes]]) -> MediaEntry:
     for n, images in enumerate(shards):
         entry, offsets = write_media_shard(build, f"media/{n:05d}.tar", [item(data) for data in images])
         entries.append(entry)
-        rows += [
-            (blake3(d).digest(), n, 1, 1, 0, offset, len(d))
-            for d, offset in zip(images, offsets, strict=True)
-        ]
+        rows += [(blake3(d).digest(), n, 1, 1, 0, offset, len(d)) for d, offset in zip(images, offsets, strict=True)]
     records = np.array(rows, MEDIA_DTYPE)
     digest = write_media_index(build / "media/index", records)
     return MediaEntry(
@@ -120,9 +117,7 @@ def test_no_image_at_all(tmp_path: Path) -> None:
         (item(b"data", "JPG"), "not an extension"),
     ],
 )
-def test_bad_items_are_refused_and_leave_nothing(
-    tmp_path: Path, bad: tuple[bytes, str, bytes], message: str
-) -> None:
+def test_bad_items_are_refused_and_leave_nothing(tmp_path: Path, bad: tuple[bytes, str, bytes], message: str) -> None:
     with pytest.raises(ShardError, match=f"00000.tar: image {bad[0].hex()}: .*{message}"):
         write_media_shard(tmp_path, NAME, [item(b"one"), bad])
     assert list((tmp_path / "media").iterdir()) == []
@@ -181,9 +176,7 @@ def test_few_files_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("digest", b"\0" * 32, "not in the index"),
     ],
 )
-def test_a_wrong_index_cannot_give_a_wrong_image(
-    tmp_path: Path, field: str, value: object, message: str
-) -> None:
+def test_a_wrong_index_cannot_give_a_wrong_image(tmp_path: Path, field: str, value: object, message: str) -> None:
     entry = write(tmp_path, [[b"image"]])
     index = np.fromfile(tmp_path / "media/index", MEDIA_DTYPE)
     index[0][field] = value

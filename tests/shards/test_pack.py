@@ -64,8 +64,7 @@ def packs(draw: st.DrawFn) -> Pack:
 
 def same(a: Pack, b: Pack) -> bool:
     return all(
-        getattr(a, name).dtype == getattr(b, name).dtype
-        and getattr(a, name).tobytes() == getattr(b, name).tobytes()
+        getattr(a, name).dtype == getattr(b, name).dtype and getattr(a, name).tobytes() == getattr(b, name).tobytes()
         for name in ("tokens", "segments", "spans", "images")
     )
 
@@ -131,8 +130,7 @@ def test_golden_digest() -> None:
     assert pack_digest(data).hex() == "283fae809f046820c63cfa726e9fa327c29e3754849aa605afe1a26a49da391a"
     assert encode_pack(EMPTY_PACK) == b"MXP1" + (1).to_bytes(4, "little") + bytes(24)
     assert (
-        pack_digest(encode_pack(EMPTY_PACK)).hex()
-        == "57a3596acf2722d5e4df09826949800e4ee1203d6d2dc9b80933eb9c9e880063"
+        pack_digest(encode_pack(EMPTY_PACK)).hex() == "57a3596acf2722d5e4df09826949800e4ee1203d6d2dc9b80933eb9c9e880063"
     )
     assert same(decode_pack(encode_pack(EMPTY_PACK)), EMPTY_PACK)
 

@@ -24,11 +24,7 @@ def text_pack(weights: list[float], lengths: list[int]) -> Pack:
             [(bytes(16), 0, start, 0, 0, w) for start, w in zip(starts, weights, strict=False)], SEGMENT_DTYPE
         ),
         spans=np.array(
-            [
-                (start + 1, start + length)
-                for start, length in zip(starts, lengths, strict=False)
-                if length > 1
-            ],
+            [(start + 1, start + length) for start, length in zip(starts, lengths, strict=False) if length > 1],
             SPAN_DTYPE,
         ),
         images=EMPTY_PACK.images,
@@ -65,9 +61,7 @@ def test_counts(tiny_packs: dict[str, list[Pack]]) -> None:
     first, second = tiny_packs["align"][:2]
     record = step_record([first, second])
     assert record["tokens"] == len(first.tokens) + len(second.tokens)
-    assert record["supervised"] == sum(
-        end - start for pack in (first, second) for start, end in pack.spans.tolist()
-    )
+    assert record["supervised"] == sum(end - start for pack in (first, second) for start, end in pack.spans.tolist())
     assert (record["images"], record["tiles"], record["samples"]) == (2, 1 + 3, 3 + 1)
     assert record["reserved"].tobytes() == bytes(16)
 

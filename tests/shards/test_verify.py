@@ -111,9 +111,7 @@ def rewrite_pack(build: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     fields = {name: getattr(first, name).copy() for name in ("tokens", "segments", "spans", "images")}
     edit(fields)
     packs[0][0] = encode_pack(Pack(**fields))
-    written = [
-        write_token_shard(build, entry.name, shard) for entry, shard in zip(stage.shards, packs, strict=True)
-    ]
+    written = [write_token_shard(build, entry.name, shard) for entry, shard in zip(stage.shards, packs, strict=True)]
     stage = replace(
         stage,
         shards=[entry for entry, _ in written],
@@ -178,9 +176,7 @@ def test_a_source_without_a_name(build_copy: Path) -> None:
 
 def test_a_weight_that_the_steps_do_not_have(build_copy: Path) -> None:
     rewrite_pack(build_copy, lambda fields: fields["segments"][0].__setitem__("weight", 3.0))
-    assert verify(build_copy) == [
-        Problem("tokens/align/steps", "step 0: denominator: not what its packs give")
-    ]
+    assert verify(build_copy) == [Problem("tokens/align/steps", "step 0: denominator: not what its packs give")]
 
 
 @pytest.mark.parametrize("field", STEP_DTYPE.names)
@@ -257,9 +253,7 @@ def test_packs_in_another_order(build_copy: Path) -> None:
         ("digest", b"\xff" * 32, "out of order"),
     ],
 )
-def test_the_index_is_checked_in_both_directions(
-    build_copy: Path, field: str, value: object, message: str
-) -> None:
+def test_the_index_is_checked_in_both_directions(build_copy: Path, field: str, value: object, message: str) -> None:
     path = build_copy / "media/index"
     index = np.fromfile(path, MEDIA_DTYPE)
     index[0][field] = value
@@ -272,9 +266,7 @@ def test_the_index_is_checked_in_both_directions(
 
 
 def test_an_image_that_no_pack_uses(build_copy: Path) -> None:
-    rewrite_pack(
-        build_copy, lambda fields: fields["images"][1].__setitem__("digest", fields["images"][0]["digest"])
-    )
+    rewrite_pack(build_copy, lambda fields: fields["images"][1].__setitem__("digest", fields["images"][0]["digest"]))
     manifest = read_manifest(build_copy)  # image 1 is also in the last stage: take that away
     write_manifest(build_copy, with_root(replace(manifest, stages=manifest.stages[:1])))
     shutil.rmtree(build_copy / "tokens/sft")

@@ -46,9 +46,7 @@ def jsonl(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def tar(tmp_path: Path) -> Callable[..., Path]:
-    def write(
-        members: Iterable[tuple[str, bytes]], name: str = "rows.tar", format: int = tarfile.PAX_FORMAT
-    ) -> Path:
+    def write(members: Iterable[tuple[str, bytes]], name: str = "rows.tar", format: int = tarfile.PAX_FORMAT) -> Path:
         path = tmp_path / name
         with tarfile.open(path, "w", format=format) as archive:
             for member, content in members:

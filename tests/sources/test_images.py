@@ -150,9 +150,10 @@ def test_limits(folder: ImageFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_references_are_the_paths_that_load_looks_for() -> None:
-    assert list(
-        references(["a", b"x", {"bytes": b"x", "path": "b"}, {"path": "c"}, None, 3, "", "\ud800"])
-    ) == ["a", "c"]
+    assert list(references(["a", b"x", {"bytes": b"x", "path": "b"}, {"path": "c"}, None, 3, "", "\ud800"])) == [
+        "a",
+        "c",
+    ]
     assert list(references("d")) == ["d"]
     assert list(references("x" * 5000)) == []
     assert list(references({"bytes": None, "path": "e"})) == ["e"]

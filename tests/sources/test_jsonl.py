@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,7 @@ from mixc.sources.raw import ROW_BYTES_LIMIT, RawRow
 from mixc.sources.sample import Reject, Sample
 
 TEXTS = [f"line {index}: " + "Grüße, 世界! " * (index % 7) for index in range(500)]
-CONTENT = "".join(
-    json.dumps({"text": text}, ensure_ascii=index % 2 == 0) + "\n" for index, text in enumerate(TEXTS)
-)
+CONTENT = "".join(json.dumps({"text": text}, ensure_ascii=index % 2 == 0) + "\n" for index, text in enumerate(TEXTS))
 
 
 def compressed(kind: str, content: bytes) -> bytes:
@@ -66,9 +65,7 @@ def test_padding_after_gzip_is_no_row_and_garbage_is_a_reject(tmp_path: Path, ro
 
 @pytest.mark.parametrize("kind", ["gz", "zst"])
 @pytest.mark.parametrize("keep", [0.2, 0.5, 0.9, 0.999])
-def test_truncated_streams_keep_their_rows_and_say_so(
-    tmp_path: Path, rows_of, kind: str, keep: float
-) -> None:
+def test_truncated_streams_keep_their_rows_and_say_so(tmp_path: Path, rows_of, kind: str, keep: float) -> None:
     # random hex, so that the stream is long and is cut in the middle of its text
     import random
 
@@ -137,9 +134,7 @@ def test_bad_lines_are_counted_and_do_not_stop(tmp_path: Path, rows_of, outcome)
     assert "line 4:" in rows[1].detail  # as an editor counts
 
 
-def test_deep_nesting_does_not_overflow_and_does_not_depend_on_the_stack(
-    tmp_path: Path, rows_of, outcome
-) -> None:
+def test_deep_nesting_does_not_overflow_and_does_not_depend_on_the_stack(tmp_path: Path, rows_of, outcome) -> None:
     deep = [f'{{"text": "t", "x": {"[" * depth}{"]" * depth}}}' for depth in (200, 255, 256, 900, 100_000)]
     (tmp_path / "a.jsonl").write_text("\n".join(deep))
     assert outcome(rows_of("a.jsonl")) == ["t", "t", "broken_row", "broken_row", "broken_row"]
@@ -172,9 +167,7 @@ def test_a_zstd_bomb_stays_in_bounded_memory(tmp_path: Path) -> None:
     assert peak < 512 << 20
 
 
-def test_an_empty_plain_file_has_no_rows_and_an_empty_compressed_one_is_an_error(
-    tmp_path: Path, rows_of
-) -> None:
+def test_an_empty_plain_file_has_no_rows_and_an_empty_compressed_one_is_an_error(tmp_path: Path, rows_of) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"")
     (tmp_path / "bom.jsonl").write_bytes(b"\xef\xbb\xbf")
     (tmp_path / "a.jsonl.gz").write_bytes(b"")
@@ -195,7 +188,7 @@ def test_lines_do_not_depend_on_how_the_stream_is_cut(
     encoded = [json.dumps(text).encode() for text in texts]
     whole = end.join(encoded) + (end if last else b"")
     places = [0, *sorted(min(cut, len(whole)) for cut in cuts), len(whole)]
-    pieces = [whole[start:stop] for start, stop in zip(places, places[1:], strict=False)]
+    pieces = [whole[start:stop] for start, stop in pairwise(places)]
     got = [line.content for line in lines(iter(pieces))]
     assert got == (encoded if encoded or not last else [b""])
 
@@ -213,7 +206,5 @@ def test_any_bytes_give_rows_or_rejects(data: bytes) -> None:
 
 
 def test_samples_are_samples(tmp_path: Path, rows_of) -> None:
-    (tmp_path / "a.jsonl").write_text(
-        '{"text": " kept as it came \\n", "lang": "de", "meta": {"a": 1}, "n": 3}'
-    )
+    (tmp_path / "a.jsonl").write_text('{"text": " kept as it came \\n", "lang": "de", "meta": {"a": 1}, "n": 3}')
     assert rows_of("a.jsonl") == [Sample(row=0, text=" kept as it came \n", columns={"lang": "de", "n": 3})]

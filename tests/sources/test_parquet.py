@@ -112,9 +112,7 @@ def test_columns_and_their_types(tmp_path: Path, fragments, rows_of) -> None:
 def test_rows_are_numbered_over_row_groups_and_batches(tmp_path: Path, rows_of, monkeypatch) -> None:
     monkeypatch.setattr(parquet, "_BATCH_ROWS", 7)
     write(tmp_path / "a.parquet", {"text": [f"t{index}" for index in range(100)]}, row_group_size=30)
-    assert [(row.row, row.text) for row in rows_of("a.parquet")] == [
-        (index, f"t{index}") for index in range(100)
-    ]
+    assert [(row.row, row.text) for row in rows_of("a.parquet")] == [(index, f"t{index}") for index in range(100)]
 
 
 def test_a_damaged_row_group_is_counted_and_the_next_is_read(tmp_path: Path, rows_of) -> None:
@@ -181,9 +179,7 @@ def test_a_missing_column_names_the_real_ones(tmp_path: Path, rows_of, fragments
 
 
 def test_two_columns_of_one_name(tmp_path: Path, rows_of) -> None:
-    pq.write_table(
-        pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), tmp_path / "a.parquet"
-    )
+    pq.write_table(pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), tmp_path / "a.parquet")
     with pytest.raises(SourceError, match="two columns"):
         rows_of("a.parquet")
 

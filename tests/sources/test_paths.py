@@ -64,9 +64,7 @@ def test_globs(tree: Path, pattern: str, names: list[str]) -> None:
 
 
 def test_absolute_paths_and_file_urls(tree: Path) -> None:
-    assert (
-        found(tree, str(tree / "*.jsonl")) == found(tree, f"file://{tree}/*.jsonl") == found(tree, "*.jsonl")
-    )
+    assert found(tree, str(tree / "*.jsonl")) == found(tree, f"file://{tree}/*.jsonl") == found(tree, "*.jsonl")
 
 
 def test_one_file_counts_once(tree: Path) -> None:
@@ -156,9 +154,7 @@ def test_hostile_names(tmp_path: Path) -> None:
         found(tmp_path)
 
 
-def test_a_folder_that_cannot_be_listed_is_not_passed_over(
-    tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scandir = os.scandir
 
     def refuse(path: str) -> object:
@@ -205,9 +201,7 @@ def test_a_star_is_fnmatch(tmp_path_factory: pytest.TempPathFactory, names: set[
     base = tmp_path_factory.mktemp("glob")
     for name in names:
         (base / name).write_text("")
-    expected = {
-        name for name in names if fnmatch.fnmatchcase(name, pattern) and (pattern[0] == "." or name[0] != ".")
-    }
+    expected = {name for name in names if fnmatch.fnmatchcase(name, pattern) and (pattern[0] == "." or name[0] != ".")}
     if pattern in names:
         expected = {pattern}
     try:

@@ -26,9 +26,7 @@ def test_the_same_rows_in_every_format_are_the_same_samples(tmp_path: Path, png,
     jsonl(rows)
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "paths.parquet")
-    inside = [
-        row | {"image": {"bytes": image, "path": None}} for row, image in zip(rows, images, strict=True)
-    ]
+    inside = [row | {"image": {"bytes": image, "path": None}} for row, image in zip(rows, images, strict=True)]
     pq.write_table(pa.Table.from_pylist(inside), tmp_path / "bytes.parquet")
     members: list[tuple[str, bytes]] = []
     for index, image in enumerate(images):
@@ -36,8 +34,7 @@ def test_the_same_rows_in_every_format_are_the_same_samples(tmp_path: Path, png,
         members += [(f"{index}.json", json.dumps({"level": index / 4}).encode())]
     tar(members)
     first, *others = [
-        rows_of(name, "caption")
-        for name in ("rows.jsonl", "rows.json", "paths.parquet", "bytes.parquet", "rows.tar")
+        rows_of(name, "caption") for name in ("rows.jsonl", "rows.json", "paths.parquet", "bytes.parquet", "rows.tar")
     ]
     assert [row.images for row in first] == [(image,) for image in images]
     assert [row.columns for row in first] == [{"level": index / 4} for index in range(3)]
@@ -122,9 +119,7 @@ def test_column_types(jsonl, fragments, values: list[Any], kind: str) -> None:
 def test_columns_are_cheap(jsonl, fragments) -> None:
     path = jsonl({"text": "t", "n": index} for index in range(5000))
     [fragment] = fragments("rows.jsonl")
-    path.write_bytes(
-        path.read_bytes()[:40_000] + b"\n\xff\xff"
-    )  # only rows that are not looked at are broken
+    path.write_bytes(path.read_bytes()[:40_000] + b"\n\xff\xff")  # only rows that are not looked at are broken
     assert columns(fragment, Source(path="x", kind="text")) == {"n": "int64"}
 
 
@@ -146,8 +141,6 @@ def test_an_image_in_base64_is_a_reject_that_does_not_flood(jsonl, fragments, ro
 
 
 def test_hostile_data_in_messages_is_valid_utf8(jsonl, rows_of) -> None:
-    jsonl(
-        [{"text": "t", "image": "../\ud800\n" + "x" * 500}, {"text": "t", "image": "../\x1b[31m" + "y" * 500}]
-    )
+    jsonl([{"text": "t", "image": "../\ud800\n" + "x" * 500}, {"text": "t", "image": "../\x1b[31m" + "y" * 500}])
     for row in rows_of("rows.jsonl", "caption"):
         assert row.detail.encode() and "\n" not in row.detail and "\x1b" not in row.detail

@@ -1,4 +1,4 @@
-"""Fragments: a digest of content and of nothing else; and a cache that is used, but not when it must not be."""
+"""Fragments: a digest of content and nothing else; and a cache that is used, but not when it must not be."""
 
 from __future__ import annotations
 
@@ -95,9 +95,7 @@ def test_names_and_folders_do_not_matter(tmp_path: Path) -> None:
             write(tmp_path / folder / f"{name}.jsonl", content)
         sources.append(scan("s", Source(path=f"{folder}/*.jsonl", kind="text"), tmp_path, tmp_path / "cache"))
     digests = [[fragment.digest for fragment in fragments] for fragments in sources]
-    assert (
-        digests[0] == digests[1] == digests[2] == sorted(blake3(content).hexdigest() for content in contents)
-    )
+    assert digests[0] == digests[1] == digests[2] == sorted(blake3(content).hexdigest() for content in contents)
 
 
 def test_equal_files_are_two_fragments_in_order_of_their_paths(tmp_path: Path, fragments) -> None:
@@ -144,9 +142,7 @@ def test_a_changed_image_changes_the_digest(tmp_path: Path, format: str) -> None
 
 def test_an_image_inside_parquet_is_not_looked_up(tmp_path: Path, opened: list[str]) -> None:
     write(tmp_path / "i.png", b"on disk")
-    pq.write_table(
-        pa.table({"text": ["t"], "image": [{"bytes": b"inside", "path": "i.png"}]}), tmp_path / "a.parquet"
-    )
+    pq.write_table(pa.table({"text": ["t"], "image": [{"bytes": b"inside", "path": "i.png"}]}), tmp_path / "a.parquet")
     [fragment] = scan("s", Source(path="a.parquet", kind="caption"), tmp_path, tmp_path / "cache")
     assert fragment.digest == blake3((tmp_path / "a.parquet").read_bytes()).hexdigest()
     assert "i.png" not in opened
@@ -178,9 +174,7 @@ def test_a_path_that_escapes_is_recorded_but_never_opened(tmp_path: Path, opened
         "\ud800",
         "n\0",
     ]
-    write(
-        base / "a.jsonl", "".join(json.dumps({"text": "t", "image": path}) + "\n" for path in paths).encode()
-    )
+    write(base / "a.jsonl", "".join(json.dumps({"text": "t", "image": path}) + "\n" for path in paths).encode())
     source = Source(path="a.jsonl", kind="caption")
     [fragment] = scan("s", source, base, tmp_path / "cache")
     assert set(opened) == {"a.jsonl", "in.png"}
@@ -259,9 +253,7 @@ def test_a_file_that_was_young_when_recorded_is_read_again(
     assert "a.jsonl" in opened
 
 
-def test_a_young_file_is_trusted_once_it_was_recorded_old(
-    tmp_path: Path, fragments, opened, monkeypatch
-) -> None:
+def test_a_young_file_is_trusted_once_it_was_recorded_old(tmp_path: Path, fragments, opened, monkeypatch) -> None:
     write(tmp_path / "a.jsonl", b'{"text": "a"}', time.time())
     fragments("a.jsonl")
     now = time.time_ns()
@@ -411,9 +403,7 @@ def test_an_unreadable_file(tmp_path: Path, fragments, monkeypatch: pytest.Monke
     assert error.value.why == "Permission denied"
 
 
-def test_a_file_that_changes_while_it_is_read(
-    tmp_path: Path, fragments, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_changes_while_it_is_read(tmp_path: Path, fragments, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.jsonl", b'{"text": "a"}')
     open_regular = files.open_regular
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import tarfile
 from pathlib import Path
@@ -53,7 +54,8 @@ def test_text_from_a_json_field_or_another_member(tar, rows_of, outcome) -> None
 
 
 def test_chat_in_json_with_numbered_images_in_the_order_of_the_tar(tar, rows_of) -> None:
-    chat = b'{"conversations": [{"from": "human", "value": "<image> or <image>?"}, {"from": "gpt", "value": "b"}], "image": "/etc/passwd"}'
+    turns = [{"from": "human", "value": "<image> or <image>?"}, {"from": "gpt", "value": "b"}]
+    chat = json.dumps({"conversations": turns, "image": "/etc/passwd"}).encode()
     tar([("x.1.jpg", b"first"), ("x.0.jpg", b"second"), ("x.json", chat), ("x.seg.png", b"mask")])
     [row] = rows_of("rows.tar", "chat")
     assert row.images == (b"first", b"second") and row.turns[0].text == "<image> or <image>?"
@@ -160,9 +162,7 @@ def test_a_sparse_member_is_not_blown_up(tmp_path: Path) -> None:
     block[148:156] = b"%06o\0 " % (sum(block[:148]) + sum(block[156:]) + 8 * 32)
     good = tarfile.TarInfo("2.txt")
     good.size = 1
-    (tmp_path / "a.tar").write_bytes(
-        bytes(block) + bytes(512) + good.tobuf() + b"g".ljust(512, b"\0") + bytes(1024)
-    )
+    (tmp_path / "a.tar").write_bytes(bytes(block) + bytes(512) + good.tobuf() + b"g".ljust(512, b"\0") + bytes(1024))
     got = rows(tmp_path / "a.tar", Source(path="x", kind="text"))
     assert [row.values for row in got if isinstance(row, RawRow)] == [{"txt": "g"}]
 
@@ -179,7 +179,7 @@ def test_truncated_anywhere_keeps_whole_samples_and_adds_one_reject(tar) -> None
             f"t{index}"
             for index in range(sum("txt" in row.values for row in kept))  # type: ignore[union-attr]
         ]
-        # a sample takes five blocks of 512; one that ends where a header is cut may lack a member, and is given up
+        # a sample takes five blocks of 512; the last before a cut header may lack a member, and is given up
         assert cut // 2560 - 1 <= len(kept) <= cut // 2560 + 1
 
 
@@ -284,7 +284,7 @@ def test_split(name: str, parts: tuple[str, str] | None) -> None:
 @given(
     st.lists(
         st.tuples(
-            st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=150),
+            st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=150),
             st.binary(max_size=1200),
         ),
         max_size=8,
@@ -300,21 +300,15 @@ def test_members_are_those_of_tarfile(written: list[tuple[str, bytes]], format: 
             archive.addfile(info, io.BytesIO(content))
     buffer.seek(0)
     with tarfile.open(fileobj=buffer) as archive:
-        expected = [
-            (info.name.rstrip("/"), archive.extractfile(info).read()) for info in archive if info.isreg()
-        ]  # type: ignore[union-attr]
-    assert [
-        (member.name.rstrip("/"), member.read()) for member in members(buffer) if member.plain
-    ] == expected
+        expected = [(info.name.rstrip("/"), archive.extractfile(info).read()) for info in archive if info.isreg()]  # type: ignore[union-attr]
+    assert [(member.name.rstrip("/"), member.read()) for member in members(buffer) if member.plain] == expected
 
 
 @given(st.integers(0, 2**32))
 def test_damage_never_crashes(seed: int) -> None:
     rng = random.Random(seed)
     buffer = io.BytesIO()
-    with tarfile.open(
-        fileobj=buffer, mode="w", format=rng.choice([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-    ) as archive:
+    with tarfile.open(fileobj=buffer, mode="w", format=rng.choice([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])) as archive:
         for index in range(4):
             info = tarfile.TarInfo("é" * rng.choice([1, 200]) + f"{index}.txt")
             info.size = 3

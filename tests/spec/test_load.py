@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ from mixc.spec.convert import convert
 from mixc.spec.diagnostics import InvalidSpecError
 from mixc.spec.load import LoadedSpec, load
 from mixc.spec.schema import MixEntry, Order, Source, Spec, Train
-from mixc.spec.yaml import parse
+from mixc.spec.yaml import parse, plain
 from tests.spec.conftest import GOOD, Expect, diagnose_text, shown, unmark
 
 LoadText = Callable[..., LoadedSpec]
@@ -64,11 +66,17 @@ WRONG: dict[str, tuple[str, str, str, str]] = {
     "negative": ("seed: 7", "seed: «-7»", "`seed` must be at least 0 and at most 2^63 - 1", ""),
     "too large": ("seed: 7", "seed: «9223372036854775808»", "at most 2^63 - 1", ""),
     "number for text": ("text: caption", "text: «3»", "`sources.captions.text` must be text, got `3`", 'quote it: "3"'),
-    "nothing": ("seed: 7", "seed: «»", "`seed` has no value", "write a whole number"),
-    "no value for a mapping": ("    train: {lr: {vision", "    train:«»\n    x: {lr: {vision", "", ""),
+    "nothing": ("seed: 7", "«seed»:", "`seed` has no value", "write a whole number"),
+    "null": ("seed: 7", "seed: «null»", "`seed` has no value", "write a whole number"),
+    "no mapping": ("  pages: {path: pages.tar, kind: ocr}", "  «pages»:", "`sources.pages` has no value", "a mapping"),
     "unknown choice": ("kind: ocr", "kind: «ocrs»", "must be one of `caption`, `chat`, `ocr`, `text`", "`ocr`"),
     "yes": ("seed: 7", "seed: 7\ndedup: {exact: «yes»}", "must be true or false", "only `true` and `false`"),
-    "list for a mapping": ("kind: ocr}", "kind: ocr}\n  x: «[1, 2]»", "`sources.x` must be a mapping, got a list of 2", ""),
+    "list for a mapping": (
+        "kind: ocr}",
+        "kind: ocr}\n  x: «[1, 2]»",
+        "`sources.x` must be a mapping, got a list of 2",
+        "",
+    ),
     "mapping in a list of texts": (
         "[chat.jsonl, more.json]",
         "[chat.jsonl, «{a: b}»]",
@@ -94,7 +102,12 @@ WRONG: dict[str, tuple[str, str, str, str]] = {
     ),
     "fraction of warm-up": ("batch: 8}\n  - n", "batch: 8, warmup: «0.03»}\n  - n", "must be text or a whole", "`3%`"),
     "fractional budget": ("budget: 1 epoch", "budget: «1.5»", "must be text or a whole number", "`1.5 epochs`"),
-    "one beta": ("batch: 8}\n  - n", "batch: 8, betas: «[0.9]»}\n  - n", "must be a list of 2 numbers, got a list of 1", ""),
+    "one beta": (
+        "batch: 8}\n  - n",
+        "batch: 8, betas: «[0.9]»}\n  - n",
+        "must be a list of 2 numbers, got a list of 1",
+        "",
+    ),
     "misspelt shuffle": (
         "    mix: [chat",
         "    order: «shufle»\n    mix: [chat",
@@ -102,7 +115,6 @@ WRONG: dict[str, tuple[str, str, str, str]] = {
         "",
     ),
 }
-del WRONG["no value for a mapping"]
 
 
 @pytest.mark.parametrize("case", WRONG.values(), ids=WRONG)
@@ -119,7 +131,7 @@ def test_wrong(case: tuple[str, str, str, str], tmp_path: Path) -> None:
         line, column, text = shown(error)
         ((wanted_line, wanted_column, wanted),) = marked.marks
         assert (line, column) == (wanted_line, wanted_column)
-        assert text == wanted or not wanted
+        assert text == wanted
 
 
 def test_missing_keys_point_to_what_lacks_them(expect: Expect) -> None:
@@ -152,8 +164,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         load(tmp_path)
     with pytest.raises(SpecError, match="no such file"):
         load(tmp_path / "nowhere" / "spec.yaml")
-    with pytest.raises(SpecError, match="cannot be read"):
+    with pytest.raises(SpecError, match="cannot be a file's name"):
         load(tmp_path / "a\0b")
+    with pytest.raises(SpecError, match="the file cannot be read: File name too long"):
+        load(tmp_path / ("a" * 300))
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(SpecError, match="not a regular file"):
         load(tmp_path / "pipe")
@@ -171,9 +185,9 @@ def test_locate(load_text: LoadText, tmp_path: Path) -> None:
         "seed": "2:7",
         "sources": "5:1",
         "sources.captions": "6:3",
-        "sources.captions.kind": "6:46",
+        "sources.captions.kind": "6:48",
         "sources.captions.where": "6:3",  # not written: what would hold it
-        "sources.chat.path[1]": "8:28",
+        "sources.chat.path[1]": "8:29",
         "stages[0].mix.captions": "14:21",
         "stages.align.mix.captions": "14:21",
         "stages.sft.mix.prose": "19:17",
@@ -186,7 +200,7 @@ def test_locate(load_text: LoadText, tmp_path: Path) -> None:
     }
     assert {path: loaded.locate(path).removeprefix(f"{tmp_path}/spec.yaml:") for path in where} == where
     assert str(loaded.place(("stages", 0, "mix", "captions"))) == loaded.locate("stages[0].mix.captions")
-    assert str(loaded.key_place(("sources", "captions", "kind"))).endswith(":6:40")
+    assert str(loaded.key_place(("sources", "captions", "kind"))).endswith(":6:42")
 
 
 def test_places_inside_an_expression(load_text: LoadText) -> None:
@@ -199,7 +213,7 @@ def test_names_with_dots(load_text: LoadText) -> None:
     text = GOOD.replace("prose", "fine.web.en")
     loaded = load_text(text, "sources.fine.web.en.where=a < 1")
     assert loaded.spec.sources["fine.web.en"].where == "a < 1"
-    assert loaded.locate("sources.fine.web.en.path").endswith(":9:24")
+    assert loaded.locate("sources.fine.web.en.path").endswith(":9:23")
 
 
 # --set
@@ -247,6 +261,9 @@ def test_overrides(load_text: LoadText) -> None:
         ("seed=[1", "not valid YAML", "", 8),
         ("seed=!!int 3", "the tag `!!int`", "", 6),
         ("seed=1\x1b", "control character", "", 1),
+        ("a." * 5000 + "b=1", "with a key of a spec", "", 1),
+        ("...=1", "with a key of a spec", "", 1),
+        (f"seed={'9' * 240}", "at most 2^63 - 1", "", 6),
         ("seed=", "the spec lacks `seed`", "", None),
     ],
 )
@@ -402,7 +419,7 @@ def test_long_chain(tmp_path: Path) -> None:
 
 def test_stage_given_twice_is_not_merged_into_one(tmp_path: Path) -> None:
     write(tmp_path, base_yaml=GOOD, spec_yaml="extends: base.yaml\nstages: [{name: sft, unit: samples}, {name: sft}]\n")
-    with pytest.raises(SpecError, match="stages.sft lacks"):
+    with pytest.raises(SpecError, match=r"stages\.sft lacks"):
         load(tmp_path / "spec.yaml")
 
 
@@ -414,21 +431,23 @@ VALUES = st.recursive(
     | st.integers()
     | st.floats()
     | st.sampled_from(["caption", "1 epoch", "shuffle", "x", "", "a b", "%", "4B tokens", "../..", "\x7f"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from("name mixture lr vision path kind mix weight by".split()), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["name", "mixture", "lr", "vision", "path", "kind", "mix", "weight", "by"]),
+            inner,
+            max_size=4,
+        )
+    ),
     max_leaves=6,
 )
-KEYS = "mixture seed model sources stages tokenizer tiles dedup max_reject_rate extra".split()
+KEYS = ["mixture", "seed", "model", "sources", "stages", "tokenizer", "tiles", "dedup", "max_reject_rate", "extra"]
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=5), st.sampled_from(["sources.captions", "stages", ""]))
 @settings(max_examples=300, deadline=None)
 def test_any_values_are_a_spec_or_refused(values: dict[str, Any], where: str) -> None:
     """What the checker passes, msgspec takes; and the reverse."""
-    import msgspec
-
-    from mixc.spec.yaml import plain
-
     good = plain(parse(GOOD.encode(), "f"))
     if where == "sources.captions":
         good["sources"]["captions"] = values
@@ -458,8 +477,6 @@ def test_any_values_are_a_spec_or_refused(values: dict[str, Any], where: str) ->
 
 def dump(value: Any) -> str:
     """JSON, with YAML's names for what JSON has none for."""
-    import json
-
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(k)}: {dump(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):

@@ -67,7 +67,11 @@ def test_nan_and_absurdly_long_numbers() -> None:
     value = resolve(".NaN")
     assert isinstance(value, float)
     assert math.isnan(value)
-    assert isinstance(resolve("9" * 400), int)
+    for longest in ("9" * 250, "0x" + "f" * 248):
+        found = resolve(longest)
+        assert isinstance(found, int)
+        assert math.isfinite(found)  # raises OverflowError beyond the largest float
+    assert isinstance(resolve("9" * 251), str)
     assert isinstance(resolve("9" * 5000), str)  # int() would refuse it
 
 
@@ -210,7 +214,11 @@ SAFE = st.characters(
     codec="utf-8", exclude_categories=["Cc", "Cs", "Cn"], exclude_characters="\ufeff\u2028\u2029\ufffe\uffff"
 )
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats(allow_nan=False, allow_infinity=False) | st.text(SAFE, max_size=20),
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**30), 10**30)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(SAFE, max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(SAFE, max_size=8), inner, max_size=4),
     max_leaves=12,
 ).filter(lambda value: value is not None)
@@ -246,8 +254,28 @@ def test_any_bytes_parse_or_are_refused(data: bytes) -> None:
 @given(
     st.lists(
         st.sampled_from(
-            ["a", "b: ", "- ", "? ", "\n", "\n  ", "[", "]", "{", "}", ", ", ": ", "&x ", "*x", "!t ", "|\n", ">-\n"]
-            + ["'", '"', "#", "%", "@", "`", "\\", "~", "1", "<<: ", "---\n", "...\n", "é", "\t", "\\U", "\\x", "0"]
+            [
+                *[
+                    "a",
+                    "b: ",
+                    "- ",
+                    "? ",
+                    "\n",
+                    "\n  ",
+                    "[",
+                    "]",
+                    "{",
+                    "}",
+                    ", ",
+                    ": ",
+                    "&x ",
+                    "*x",
+                    "!t ",
+                    "|\n",
+                    ">-\n",
+                ],
+                *["'", '"', "#", "%", "@", "`", "\\", "~", "1", "<<: ", "---\n", "...\n", "é", "\t", "\\U", "\\x", "0"],
+            ]
         ),
         max_size=25,
     ).map("".join)

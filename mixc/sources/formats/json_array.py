@@ -188,6 +188,4 @@ def _looks_cut(error: json.JSONDecodeError) -> bool:
         return True
     if _CUT_TOKEN.fullmatch(rest):
         return True
-    return any(
-        literal.startswith(rest) for literal in ("true", "false", "null", "NaN", "Infinity", "-Infinity")
-    )
+    return any(literal.startswith(rest) for literal in ("true", "false", "null", "NaN", "Infinity", "-Infinity"))

@@ -106,12 +106,7 @@ class _Group:
         if self._wrong is not None:
             return reject(self.row, *self._wrong)
         values = self._fields | self._members
-        if (
-            self._wanted.text
-            and self._text_is_default
-            and self._wanted.text not in values
-            and "text" in values
-        ):
+        if self._wanted.text and self._text_is_default and self._wanted.text not in values and "text" in values:
             values[self._wanted.text] = values.pop("text")
         if self._wanted.image:
             values.pop(self._wanted.image, None)  # a path in json is not an image of this tar
@@ -121,9 +116,7 @@ class _Group:
 
     def _is_image(self, extension: str) -> bool:
         numbered = _NUMBERED.fullmatch(extension)
-        return extension in self._image_extensions or (
-            numbered is not None and numbered[1] in self._image_extensions
-        )
+        return extension in self._image_extensions or (numbered is not None and numbered[1] in self._image_extensions)
 
     def _add_text(self, extension: str, member: Member) -> None:
         if self._fits(member, ROW_BYTES_LIMIT, "broken_row"):

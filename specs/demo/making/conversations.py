@@ -29,9 +29,7 @@ def openai_rows(written: Mapping[str, Sequence[Entry]], files: Mapping[str, str]
     `pairs` begin with their two pictures."""
     for picture, entries in written.items():
         for number, entry in enumerate(entries):
-            pictures, (complexity, *turns) = (
-                (entry[0], entry[1:]) if picture == "pairs" else ([picture], entry)
-            )
+            pictures, (complexity, *turns) = (entry[0], entry[1:]) if picture == "pairs" else ([picture], entry)
             images: list[dict[str, str]] = [{"type": "image"} for _ in pictures]
             contents = [[*images, {"type": "text", "text": turns[0]}], *turns[1:]]
             yield {

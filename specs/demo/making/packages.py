@@ -50,9 +50,7 @@ def unpack(folder: Path) -> dict[str, Path]:
     for package in PACKAGES:
         deb = _find(folder, package)
         if deb is None:
-            subprocess.run(
-                ["apt-get", "download", f"{package.name}={package.version}"], cwd=folder, check=True
-            )
+            subprocess.run(["apt-get", "download", f"{package.name}={package.version}"], cwd=folder, check=True)
             deb = _find(folder, package)
         if deb is None or hashlib.sha256(deb.read_bytes()).hexdigest() != package.sha256:
             raise SystemExit(

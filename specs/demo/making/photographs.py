@@ -58,9 +58,7 @@ _CHINA = "https://www.flickr.com/photos/danielbuechele/6061409035/"
 _DAHLIA = "https://www.flickr.com/photos/vultilion/6056698931/"
 
 PHOTOGRAPHS = (
-    Photograph(
-        "astronaut", _SKIMAGE, "astronaut.png", "Eileen Collins", "NASA", "public domain", source=_NASA
-    ),
+    Photograph("astronaut", _SKIMAGE, "astronaut.png", "Eileen Collins", "NASA", "public domain", source=_NASA),
     Photograph("camera", _SKIMAGE, "camera.png", "Camera", "Lav Varshney", "CC0-1.0"),
     Photograph("cat", _SKIMAGE, "chelsea.png", "Chelsea the cat", "Stefan van der Walt", "CC0-1.0"),
     Photograph("coffee", _SKIMAGE, "coffee.png", "Coffee cup", "Rachel Michetti", "CC0-1.0"),
@@ -170,9 +168,7 @@ PHOTOGRAPHS = (
         form="as is",
         source=_CHINA,
     ),
-    Photograph(
-        "dahlia", _SKLEARN, "flower.jpg", "flower.jpg", "vultilion", "CC-BY-2.0", form="as is", source=_DAHLIA
-    ),
+    Photograph("dahlia", _SKLEARN, "flower.jpg", "flower.jpg", "vultilion", "CC-BY-2.0", form="as is", source=_DAHLIA),
     Photograph(
         "fig",
         _LOMIRI,
@@ -310,9 +306,7 @@ def render_crop(name: str, roots: dict[str, Path]) -> bytes:
     image = _open(_path(next(p for p in PHOTOGRAPHS if p.name == of), roots))
     left, top, right, bottom = CROPS[name]
     width, height = image.size
-    image = image.crop(
-        (round(left * width), round(top * height), round(right * width), round(bottom * height))
-    )
+    image = image.crop((round(left * width), round(top * height), round(right * width), round(bottom * height)))
     scale = CROP_SIDE / max(image.size)
     if scale < 1:
         size = (round(image.width * scale), round(image.height * scale))
@@ -327,9 +321,7 @@ def extension(data: bytes) -> str:
 def _path(photograph: Photograph, roots: dict[str, Path]) -> Path:
     if photograph.package == _LOMIRI:
         return roots[_LOMIRI] / "usr/share/backgrounds" / photograph.file
-    module, folder = {_SKIMAGE: ("skimage", "data"), _SKLEARN: ("sklearn", "datasets/images")}[
-        photograph.package
-    ]
+    module, folder = {_SKIMAGE: ("skimage", "data"), _SKLEARN: ("sklearn", "datasets/images")}[photograph.package]
     spec = find_spec(module)
     if spec is None or spec.origin is None:
         raise SystemExit(f"{photograph.package} is not installed: pip install scikit-image scikit-learn")

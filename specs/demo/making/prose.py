@@ -54,13 +54,9 @@ class Document:
 class _Blocks(HTMLParser):
     """Collects blocks of text below the element that `inside` names by its class, id or role."""
 
-    _BLOCK = frozenset(
-        ("h1", "h2", "h3", "h4", "h5", "h6", "p", "li", "dt", "dd", "pre", "div", "ul", "ol", "dl")
-    )
+    _BLOCK = frozenset(("h1", "h2", "h3", "h4", "h5", "h6", "p", "li", "dt", "dd", "pre", "div", "ul", "ol", "dl"))
     _VOID = frozenset(("br", "img", "meta", "link", "input", "hr", "col", "source"))
-    _SKIP = frozenset(
-        ("script", "style", "head", "header", "aside", "noscript", "button", "table", "footer", "nav")
-    )
+    _SKIP = frozenset(("script", "style", "head", "header", "aside", "noscript", "button", "table", "footer", "nav"))
     _SKIP_CLASS = frozenset(
         (
             "navheader",
@@ -92,9 +88,7 @@ class _Blocks(HTMLParser):
         classes = set((known.get("class") or "").split())
         names = classes | {known.get("id"), known.get("role")}
         counts = (bool(self._open) and self._open[-1][1]) or self._inside in names
-        skipped = (
-            (bool(self._open) and self._open[-1][2]) or tag in self._SKIP or bool(classes & self._SKIP_CLASS)
-        )
+        skipped = (bool(self._open) and self._open[-1][2]) or tag in self._SKIP or bool(classes & self._SKIP_CLASS)
         if tag in self._BLOCK:
             self._flush()
         self._open.append((tag, counts, skipped))
@@ -163,9 +157,7 @@ def postgresql_pages(roots: dict[str, Path]) -> list[Document]:
 def other_postgresql_pages(roots: dict[str, Path]) -> list[Document]:
     """The rest of the manual that has neither examples nor signatures, in an arbitrary but fixed order."""
     rest = (page for page in _postgresql(roots) if not re.fullmatch(_POSTGRESQL, Path(page.file).stem))
-    return sorted(
-        (page for page in rest if not any("\n" in block or "→" in block for block in page.blocks)), key=_rank
-    )
+    return sorted((page for page in rest if not any("\n" in block or "→" in block for block in page.blocks)), key=_rank)
 
 
 def _postgresql(roots: dict[str, Path]) -> list[Document]:

@@ -1,0 +1,107 @@
+"""docs/spec.md is what the schema says, its examples work, and no key appears or goes unnoticed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mixc.measure.facts import SIGNALS as MEASURED
+from mixc.measure.family import FAMILIES
+from mixc.spec import reference
+from mixc.spec.check import check
+from mixc.spec.expression import FUNCTIONS, parse_expression
+from mixc.spec.jsonschema import structs
+from mixc.spec.load import load
+from mixc.spec.quantity import parse_budget, parse_count, parse_warmup
+from mixc.spec.reference import EXAMPLE, EXTENSION, SIGNALS, render
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "spec.md"
+
+TILES = {name: family.tokens_per_tile for name, family in FAMILIES.items()}
+
+SURFACE = {
+    "Spec": "mixture seed model sources stages extends tokenizer tiles dedup max_reject_rate",
+    "Source": "path kind format text image image_root messages prompt where too_long",
+    "Stage": "name budget mix sequence_length train unit max_tiles order on_exhausted",
+    "MixEntry": "weight where max_epochs",
+    "Order": "by direction window",
+    "Train": "lr batch schedule warmup min_lr_ratio weight_decay betas eps clip loss",
+    "Tiles": "max thumbnail",
+    "Dedup": "exact",
+}
+"""Every key of the spec language. A new one belongs here, in CHANGELOG and, if it decides anything, in a test."""
+
+
+def test_surface() -> None:
+    found = {struct.cls.__name__: [each.encode_name for each in struct.fields] for struct in structs()}
+    assert found == {name: keys.split() for name, keys in SURFACE.items()}
+
+
+def test_page_is_up_to_date() -> None:
+    assert PAGE.read_text(encoding="utf-8") == render(), "run: python -m mixc.spec.reference > docs/spec.md"
+
+
+def test_example_loads_and_checks(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(EXAMPLE)
+    loaded = load(tmp_path / "base.yaml")
+    assert check(loaded, models=FAMILIES, tokens_per_tile=TILES) == []
+    assert [stage.name for stage in loaded.spec.stages] == ["alignment", "advance", "sft"]
+    (tmp_path / "spec.yaml").write_text(EXTENSION)
+    extended = load(tmp_path / "spec.yaml")
+    unused = check(extended, models=FAMILIES, tokens_per_tile=TILES)
+    assert unused == []
+    assert extended.spec.stages[0].mix == {"captions": 0.5, "pages": 0.5}
+    assert extended.spec.stages[2].mix == ["chat"]
+    assert extended.spec.stages[2].order == "shuffle"
+
+
+def test_override_of_the_page(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(EXAMPLE)
+    (command,) = re.findall(r"^mixc plan SPEC (--set .*)$", PAGE.read_text(), flags=re.M)
+    overrides = [a or b for a, b in re.findall(r"--set (?:'([^']*)'|(\S+))", command)]
+    spec = load(tmp_path / "spec.yaml", overrides).spec
+    assert (spec.seed, spec.stages[2].train.batch, spec.stages[2].mix) == (7, 64, {"chat": 2.0, "prose": 1.0})
+
+
+def test_quantities_of_the_page() -> None:
+    section = PAGE.read_text().partition("## Quantities")[2].partition("## ")[0]
+    rows = re.findall(r"^\| (`.*?`) \| (.*?) \|$", section, flags=re.M)
+    assert len(rows) == 5
+    for written, meaning in rows:
+        for text in re.findall(r"`(.*?)`", written):
+            if "window" in meaning:
+                parse_count(text)
+            elif "warm-up" in meaning:
+                parse_warmup(text)
+            else:
+                parse_budget(text, "tokens")
+
+
+def test_expressions_of_the_page() -> None:
+    assert parse_expression("language = 'en' and repetition < 0.2").columns == ("language", "repetition")
+    block = "(clip_score >= 0.28 or source_rank <= 3)\nand not regexp_matches(caption, 'stock photo')\n"
+    assert "  " + block.replace("\n", "\n  ").rstrip() in PAGE.read_text()
+    assert parse_expression(block).columns == ("clip_score", "source_rank", "caption")
+    for name in FUNCTIONS:
+        assert f"`{name}`" in PAGE.read_text()
+
+
+def test_signals_are_those_measured() -> None:
+    assert SIGNALS == MEASURED
+
+
+def test_links_lead_to_headings() -> None:
+    page = PAGE.read_text()
+    headings = {
+        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.*)$", page, flags=re.M)
+    }
+    links = set(re.findall(r"\]\(#([^)]+)\)", page))
+    assert links
+    assert links <= headings
+
+
+@pytest.mark.parametrize("name", SURFACE)
+def test_every_struct_has_a_table(name: str) -> None:
+    assert name in {section for section, _, _ in reference._SECTIONS}
