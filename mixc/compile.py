@@ -172,7 +172,7 @@ def compile_spec(
     the suffix `.lock`, or else the lock of the build at `out`. Raises MixcError; whatever it raises, `out` is what it
     was before.
     """
-    out = Path(os.path.abspath(out))  # not resolve(): `out` may be a link that should stay one
+    out = Path(os.path.abspath(out))  # noqa: PTH100  not resolve(): `out` may be a link that should stay one
     _check_place(out)
     lock = read_lock(_lock_path(spec, out)) if locked else None
     measured = front(spec, overrides, workers=workers, progress=progress)

@@ -11,7 +11,8 @@ for the form, then the fields in order, each of fixed size or length-prefixed, s
     turns:  01, u32 turns, then per turn one byte (0 system, 1 user, 2 assistant) and lp(text)
     both:   then u32 images, and the 32-byte blake3 digest of each encoded image, in order
 
-The kind of a source is not part of it: a picture read as `caption` or as the same conversation is one content. Text is taken as it came, before the tokenizer's normalisation. tests/measure/test_identity.py pins values.
+The kind of a source is not part of it: a picture read as `caption` or as the same conversation is one content. Text is
+taken as it came, before the tokenizer's normalisation. tests/measure/test_identity.py pins values.
 """
 
 from __future__ import annotations

@@ -52,8 +52,8 @@ def measure_rows(
 ) -> bool:
     """Write every row, a sample or a reject, to `writer`. Returns whether the fast tokenizer did all of it.
 
-    What makes a Sample a Reject here: an image that is empty, undecodable or a bomb; text that is not Unicode; a text of
-    no characters; as many `<image>` placeholders as there are not images; more than 65,535 turns or images.
+    What makes a Sample a Reject here: an image that is empty, undecodable or a bomb; text that is not Unicode; a text
+    of no characters; more or fewer `<image>` placeholders than images; more than 65,535 turns or images.
     """
     encoder = _Encoder(tokenizer)
     batch: list[_Accepted] = []
@@ -81,8 +81,8 @@ def measure_rows(
 
 
 class _Encoder:
-    """`encode_plain` of a fragment: by the fast tokenizer if it agrees with the reference on the first texts, and for as
-    long as it does not give up (its regular expressions have limits of their own)."""
+    """`encode_plain` of a fragment: by the fast tokenizer if it agrees with the reference on the first texts, and for
+    as long as it does not give up (its regular expressions have limits of their own)."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer

@@ -93,7 +93,7 @@ class MeasureStep(PipelineStep):  # type: ignore[misc]
                 "a file could not be measured",
                 where=job.fragment.path,
                 why=f"{type(error).__name__}: {error}",
-                mend="this is a fault of mixc's, not of the spec; please report it with the file, or leave the file out",
+                mend="this is a fault of mixc's, not of the spec; please report it with the file, or omit the file",
             ) from error
 
 

@@ -33,6 +33,7 @@ def open_database(
     `threads` defaults to the machine's cores, `memory_limit` (`4GB`) to DuckDB's 80 % of its memory; neither
     changes a plan. PlanError when DuckDB does not take a setting, or memory or disk run out.
     """
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
     scratch.mkdir(parents=True)
     connection = None
     try:
@@ -59,9 +60,9 @@ def open_database(
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         yield connection
-    except duckdb.OutOfMemoryException as error:
+    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
         raise PlanError(
-            "the plan does not fit the memory it may use",
+            "the plan does not fit the memory and disk that it may use",
             why=first_line(error),
             mend=f"allow more memory, or make room for spill files under {scratch.parent}",
         ) from None

@@ -21,7 +21,7 @@ from mixc.plan.checks import Warn, check_mix, check_offers, check_sources
 from mixc.plan.database import open_database, stream
 from mixc.plan.divide import warmup_steps
 from mixc.plan.drops import drops_sql
-from mixc.plan.expressions import Expressions, Locate, nowhere, parse_expressions, plan_error, resolve
+from mixc.plan.expressions import Expressions, Locate, nowhere, parse_expressions, resolve
 from mixc.plan.layout import Layout
 from mixc.plan.load import (
     NumberedFragment,
@@ -148,16 +148,15 @@ def _load(
     for index, (name, own) in enumerate(by_source.items()):
         uses = expressions.of_source(name, [j for j, mix in enumerate(mixes) if name in mix])
         types = source_columns(own)
-        resolved = resolve(name, uses, types, locate) if own else resolve(name, (), (), locate)
+        if not any(fragment.fragment.samples for fragment in own):
+            uses = []  # without a row there may be no columns; check_sources says what is wrong
+        resolved = resolve(name, uses, types, locate)
         for column in resolved.hidden:
             warn(
                 f"source `{name}` has a column `{printable(column)}`, but in its expressions that name is the"
                 " signal; rename the column to use it"
             )
         columns = {column: common_type(types[column]) for column in resolved.columns}
-        if not own and uses:
-            # Without a fragment there are no columns to check against, and nothing to select either.
-            raise plan_error(f"source `{name}` has no samples", ("sources", name), locate)
         sources[name] = load_source(connection, name, index, own, columns)
     return sources
 

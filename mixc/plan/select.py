@@ -115,7 +115,7 @@ def make_samples(
 def _flags(connection: duckdb.DuckDBPyConnection, source: SourceTable, expressions: Expressions, locate: Locate) -> str:
     """Create `flags` for the source's `where`; the SQL that reads it."""
     use = expressions.where.get(source.name)
-    if use is None:
+    if use is None or source.rows == 0:
         return "true"
     require_condition(connection, source.view, use, source.name, locate)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given
@@ -14,8 +15,8 @@ from shards.manifest import Geometry
 
 
 def published(width: int, height: int, tile: int, least: int, most: int) -> tuple[int, int]:
-    """The rule as a definition, not a scan: among the closest grids, the last in order of size that is first in order or
-    is less than twice covered by the image."""
+    """The rule as a definition, not a scan: among the closest grids, the last in order of size that is first in order
+    or is less than twice covered by the image."""
     sizes = range(1, most + 1)
     grids = sorted({(i, j) for i in sizes for j in sizes if least <= i * j <= most}, key=lambda g: (g[0] * g[1], g))
     difference = {g: abs(width / height - g[0] / g[1]) for g in grids}
@@ -88,6 +89,6 @@ def test_the_order_among_grids_of_equal_size_never_matters() -> None:
         ratios = {Fraction(i, j) for i in range(1, most + 1) for j in range(1, most // i + 1)}
         for tiles in range(1, most + 1):
             own = sorted(Fraction(i, tiles // i) for i in range(1, tiles + 1) if tiles % i == 0)
-            for low, high in zip(own, own[1:], strict=False):
+            for low, high in pairwise(own):
                 midpoint, reach = (low + high) / 2, (high - low) / 2
                 assert any(abs(ratio - midpoint) < reach for ratio in ratios), (most, low, high)

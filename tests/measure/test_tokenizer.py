@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from mixc.measure.tokenizer import NAMES, Tokenizer, load_tokenizer
 def each(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     ids, offsets = tokenizer.encode_plain(texts)
     assert (ids.dtype, offsets.dtype) == (np.uint32, np.uint64)
-    return [ids[a:b].tolist() for a, b in zip(offsets, offsets[1:], strict=False)]
+    return [ids[a:b].tolist() for a, b in pairwise(offsets)]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_ids_equal_both_references_on_any_text(
 ) -> None:
     found = each(tokenizer, texts)
     ids, offsets = tokenizer.encode_reference(texts)
-    assert found == [ids[a:b].tolist() for a, b in zip(offsets, offsets[1:], strict=False)]
+    assert found == [ids[a:b].tolist() for a, b in pairwise(offsets)]
     assert found == [reference.encode_ordinary(unicodedata.normalize("NFC", text)) for text in texts]
 
 
@@ -120,7 +121,7 @@ def test_a_damaged_cache_is_built_again(tokenizer: Tokenizer, tmp_path: Path, mo
 def test_other_ranks_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "qwen.tiktoken").write_bytes(b"IQ== 0\n")
     monkeypatch.setattr(qwen, "ranks_file", lambda: tmp_path / "qwen.tiktoken")
-    with pytest.raises(MixcError, match="does not hold the Qwen2.5 vocabulary"):
+    with pytest.raises(MixcError, match="does not hold the Qwen"):
         load_tokenizer("qwen2.5", base=Path(), cache=tmp_path)
 
 
@@ -187,7 +188,7 @@ def test_a_vocabulary_that_reaches_control_tokens_from_text_is_refused(tmp_path:
     definition["pre_tokenizer"]["use_regex"] = False
     definition["model"]["vocab"]["<|im_start|>"] = 257
     (tmp_path / "t.json").write_text(json.dumps(definition))
-    with pytest.raises(SpecError, match="makes a control token of the text '<|im_start|>'"):
+    with pytest.raises(SpecError, match="makes a control token of the text"):
         load_tokenizer("t.json", base=tmp_path, cache=tmp_path / "cache")
 
 

@@ -38,7 +38,7 @@ class Written(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def render(sample: str, tokenizer: Tokenizer, shape: Geometry) -> str:
-    """One line a token: its position, its id, `*` when it is supervised, its text. The inside of an image is left out."""
+    """One line a token: its position, its id, `*` when supervised, its text. The inside of an image is left out."""
     written = msgspec.json.decode(sample, type=Written)
     made = Sample(
         row=0,

@@ -182,8 +182,13 @@ def test_a_source_without_samples(world: Any, row: Any, make_spec: Any, make_sta
         spec = make_spec({"a": {}}, [make_stage(["a"])])
         with pytest.raises(PlanError, match="source `a` has no samples"):
             world.plan(spec, fragments)
-    with pytest.raises(PlanError, match="source `a` has no samples"):
-        world.plan(make_spec({"a": {"where": "x > 1"}}, [make_stage(["a"])]), [])
+    where = {"where": "x > 1"}
+    stage = make_stage(["a"], order=Order(by="x"))
+    for fragments in ([], [world.fragment("a", [])]):
+        with pytest.raises(PlanError, match="source `a` has no samples"):
+            world.plan(make_spec({"a": where}, [stage]), fragments)
+    spare = world.plan(make_spec({"a": where, "b": {}}, [make_stage(["b"])]), [world.fragment("b", [row(content=0)])])
+    assert spare.summary.stages[0].samples == 1  # a source that no stage needs may be empty
 
 
 def test_a_bad_memory_limit(refuse: Any) -> None:
@@ -193,7 +198,7 @@ def test_a_bad_memory_limit(refuse: Any) -> None:
 def test_memory_that_runs_out_is_said(world: Any, row: Any, make_spec: Any, make_stage: Any) -> None:
     rows = [row(content=i, tokens=20) for i in range(20_000)]
     spec = make_spec({"a": {}}, [make_stage(["a"])])
-    with pytest.raises(PlanError, match="does not fit the memory"):
+    with pytest.raises(PlanError, match="does not fit the memory and disk"):
         world.plan(spec, [world.fragment("a", rows)], memory_limit="2MB")
 
 
@@ -247,3 +252,15 @@ def test_the_database_does_not_see_python_variables(tmp_path: Path) -> None:
     with open_database(tmp_path / "scratch") as connection, pytest.raises(duckdb.CatalogException):
         connection.execute("SELECT * FROM secret").fetchall()
     assert secret.num_rows == 1
+
+
+def test_what_a_killed_plan_left_is_no_obstacle(
+    world: Any, make_spec: Any, make_stage: Any, fragments: list[Any]
+) -> None:
+    left = world.folder / "plan-1" / ".scratch"
+    left.mkdir(parents=True)
+    (left / "spill.tmp").write_bytes(b"x")
+    (left.parent / "placements.parquet").write_bytes(b"half a file")
+    plan = world.plan(make_spec({"a": {}}, [make_stage(["a"])]), fragments[:1])
+    assert len(plan.rows("placements")) == 10
+    assert not left.exists()
