@@ -118,9 +118,7 @@ def make_fragments(folder: Path, samples: int) -> list[PlannedFragment]:
             path = folder / f"{name}.parquet"
             pq.write_table(facts(source, rows, generator), path)
             fragments.append(
-                PlannedFragment(
-                    source=source, path=name, digest=name, object=name, facts=path, samples=rows, rejects=0
-                )
+                PlannedFragment(source=source, path=name, digest=name, object=name, facts=path, samples=rows, rejects=0)
             )
     return fragments
 
@@ -205,9 +203,7 @@ def main() -> None:
     rows = sum(fragment.samples for fragment in fragments)
     print(f"{rows:,} samples, {placed:,} placements: {seconds:.1f} s, peak {peak:.2f} GiB")
     for stage in summary.stages:
-        print(
-            f"  {stage.name}: {stage.packs:,} packs, fill {stage.fill:.4%}, rank skew {stage.rank_skew:.3f}"
-        )
+        print(f"  {stage.name}: {stage.packs:,} packs, fill {stage.fill:.4%}, rank skew {stage.rank_skew:.3f}")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from mixc.spec.load import LoadedSpec, load
 from shards.atomic import atomic_write
 from shards.digest import digest, digest_file
 from shards.errors import ShardError
+from shards.layout import MANIFEST
 from shards.manifest import (
     FORMAT_VERSION,
     FileEntry,
@@ -286,7 +287,7 @@ def _lock_path(spec: Path, out: Path) -> Path:
 
 def _check_place(out: Path) -> None:
     """Refuse to replace what is not a build."""
-    if out.is_dir() and any(out.iterdir()) and not (out / "manifest.json").exists():
+    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).exists():
         raise BuildError(
             "this folder is not empty and is not a build", where=str(out), mend="name another folder with -o"
         )

@@ -9,6 +9,9 @@ class MixcError(Exception):
     `what` is one sentence; `where` a place (file:line:column, a build, a shard); `why` the evidence; `mend` what to do.
     """
 
+    prefix = "error: "
+    """What the command line puts before the text."""
+
     def __init__(self, what: str, *, where: str = "", why: str = "", mend: str = "") -> None:
         super().__init__(what)
         self.what, self.where, self.why, self.mend = what, where, why, mend

@@ -84,19 +84,21 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def run_tasks(step: PipelineStep, *, tasks: int, workers: int, progress: Progress | None = None) -> None:
-    """Run ranks 0 to `tasks`-1 of `step`, at most `workers` at a time.
+def run_tasks(step: PipelineStep, *, tasks: int, workers: int, scratch: Path, progress: Progress | None = None) -> None:
+    """Run ranks 0 to `tasks`-1 of `step`, at most `workers` at a time. Datatrove's logs go into the folder `scratch`,
+    which the caller removes.
 
     Raises whatever a task raised, and BuildError when a worker process was killed.
     """
     if not tasks:
         return
-    with tempfile.TemporaryDirectory(prefix="mixc-logs-") as logs:
-        try:
-            LocalExecutor(step, tasks, workers, Path(logs), progress).run()
-        except BrokenProcessPool as error:
-            raise BuildError(
-                "a worker process was killed",
-                why="most often the machine ran out of memory",
-                mend="run the command again with fewer --workers: what is finished is kept",
-            ) from error
+    # in a folder of its own name, so that marks of an earlier run that was killed never make a task look done
+    logs = Path(tempfile.mkdtemp(prefix="logs-", dir=scratch))
+    try:
+        LocalExecutor(step, tasks, workers, logs, progress).run()
+    except BrokenProcessPool as error:
+        raise BuildError(
+            "a worker process was killed",
+            why="most often the machine ran out of memory",
+            mend="run the command again with fewer --workers: what is finished is kept",
+        ) from error

@@ -80,7 +80,12 @@ def parser() -> argparse.ArgumentParser:
     add("--workers", type=_at_least(0), default=2, metavar="N", help="loader processes beside each process (2)")
     add("--save-every", type=_at_least(1), default=500, metavar="N", help="steps between checkpoints (500)")
     add("--keep", type=_at_least(1), default=2, metavar="K", help="checkpoints to keep (2)")
-    add("--init", type=Path, metavar="DIR", help="start from the weights in DIR (model.safetensors), not from random ones")
+    add(
+        "--init",
+        type=Path,
+        metavar="DIR",
+        help="start from the weights in DIR (model.safetensors), not from random ones",
+    )
     add("--log-every", type=_at_least(1), default=1, metavar="N", help="steps between printed lines (1)")
     return made
 

@@ -64,9 +64,7 @@ def varlen_attention(
             f"{list(q_THD.shape)}, {list(k_TGD.shape)}, {list(v_TGD.shape)}"
         )
     if cu_seqlens.ndim != 1 or len(cu_seqlens) < 2 or cu_seqlens.dtype != torch.int32:
-        raise ValueError(
-            f"cu_seqlens must be int32 [segments + 1], not {cu_seqlens.dtype} {list(cu_seqlens.shape)}"
-        )
+        raise ValueError(f"cu_seqlens must be int32 [segments + 1], not {cu_seqlens.dtype} {list(cu_seqlens.shape)}")
     kernel = _kernel(backend(q_THD.device, q_THD.dtype, q_THD.shape[-1]))
     return kernel(q_THD, k_TGD, v_TGD, cu_seqlens, max_seqlen, causal, scale)
 
@@ -118,16 +116,12 @@ def _kernel(name: str) -> Kernel:
             return _varlen_attn_kernel()
         case "sdpa_loop":
             return _sdpa_loop
-    raise ValueError(
-        f"there is no attention backend {name!r}; there are flash_attn, varlen_attn and sdpa_loop"
-    )
+    raise ValueError(f"there is no attention backend {name!r}; there are flash_attn, varlen_attn and sdpa_loop")
 
 
 def _flash_attn_kernel() -> Kernel:
     if importlib.util.find_spec("flash_attn") is None:
-        raise ValueError(
-            "the attention backend flash_attn needs the package flash-attn, which is not installed"
-        )
+        raise ValueError("the attention backend flash_attn needs the package flash-attn, which is not installed")
     try:
         from flash_attn import flash_attn_varlen_func
     except ImportError as error:  # built for another torch, or only flash_attn.cute (flash-attn-4) is there
@@ -278,8 +272,7 @@ def attend(
         raise ValueError(f"a packed batch is one row, not {query.shape[0]}")
     if key.shape[2] != query.shape[2]:
         raise ValueError(
-            f"{query.shape[2]} queries against {key.shape[2]} keys: a packed row has no cache; pass "
-            "use_cache=False"
+            f"{query.shape[2]} queries against {key.shape[2]} keys: a packed row has no cache; pass use_cache=False"
         )
     if dropout or sliding_window is not None or softcap is not None:
         raise ValueError("packed attention has no dropout, no sliding window and no soft cap")

@@ -101,16 +101,12 @@ def _nothing(geometry: Geometry) -> Batch:
 def _row(pack: Pack, geometry: Geometry, sources: _SourceTable, where: str) -> _Row:
     tokens_T = pack.tokens.astype(np.int64)
     if not len(tokens_T) or tokens_T.min() < 0 or tokens_T.max() >= geometry.vocab_size:
-        raise ShardError(
-            f"{where}: token ids must be in [0, {geometry.vocab_size}), the vocabulary of {geometry.name}"
-        )
+        raise ShardError(f"{where}: token ids must be in [0, {geometry.vocab_size}), the vocabulary of {geometry.name}")
 
     starts_S = pack.segments["start"].astype(np.int64)
     lengths_S = np.diff(starts_S, append=len(tokens_T))
     if not len(starts_S) or starts_S[0] != 0 or lengths_S.min() <= 0:
-        raise ShardError(
-            f"{where}: segments must start at 0, ascend, and end within its {len(tokens_T)} tokens"
-        )
+        raise ShardError(f"{where}: segments must start at 0, ascend, and end within its {len(tokens_T)} tokens")
     positions_T = np.arange(len(tokens_T)) - np.repeat(starts_S, lengths_S)
     segment_T = np.repeat(np.arange(len(starts_S)), lengths_S)
 
@@ -199,9 +195,7 @@ class _SourceTable:
         known = place < len(self._keys)
         known[known] = self._keys[place[known]] == sources[known]
         if not known.all():
-            raise ShardError(
-                f"{where}: a sample is of source {int(sources[~known][0]):#018x}, not in the manifest"
-            )
+            raise ShardError(f"{where}: a sample is of source {int(sources[~known][0]):#018x}, not in the manifest")
         return self._indices[place]
 
 

@@ -151,9 +151,7 @@ class Play(Dataset):
             packs=tuple(numbers),
             digests=tuple(int.from_bytes(pack_digest(data)[:8], "big") for data in encoded),
             batch=batch,
-            weights=tuple(
-                np.bincount(batch.sources_N, weights=batch.weights_N, minlength=len(self._sources)).tolist()
-            ),
+            weights=tuple(np.bincount(batch.sources_N, weights=batch.weights_N, minlength=len(self._sources)).tolist()),
             tokens=sum(len(pack.tokens) for pack in packs),
             tiles=sum(int(tiles_by_image(pack).sum()) for pack in packs),
             pairs=sum(_pairs(pack) for pack in packs),

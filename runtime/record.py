@@ -44,18 +44,18 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def parts(manifest: Manifest) -> dict[str, Any]:
-    """What the root digest covers, as plain data, stages by name."""
+    """What the root digest covers, stages by name, as JSON has it."""
     covered = ("batch", "sequence_length", "max_tiles", "steps", "train", "digest", "steps_digest")
-    return {
+    made = {
         "seed": manifest.seed,
-        "geometry": msgspec.to_builtins(manifest.geometry),
+        "geometry": manifest.geometry,
         "tokenizer": manifest.tokenizer,
         "template": manifest.template,
         "stages": {
-            stage.name: {field: msgspec.to_builtins(getattr(stage, field)) for field in covered}
-            for stage in manifest.stages
+            stage.name: {field: getattr(stage, field) for field in covered} for stage in manifest.stages
         },
     }
+    return msgspec.json.decode(msgspec.json.encode(made))  # as it will be read back: a tuple is a list
 
 
 def moved(before: Any, after: Any, path: str = "") -> list[str]:
@@ -171,9 +171,7 @@ def _continued(found: Record, arguments: Arguments, manifest: Manifest, path: Pa
             why=f"--stages {','.join(stages)}",
             mend="leave --stages out, or begin a run in another folder with --init",
         )
-    return msgspec.structs.replace(
-        found, stages=together, micro_batch=arguments.micro_batch or found.micro_batch
-    )
+    return msgspec.structs.replace(found, stages=together, micro_batch=arguments.micro_batch or found.micro_batch)
 
 
 @contextmanager

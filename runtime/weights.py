@@ -87,9 +87,7 @@ def save(model: nn.Module, folder: Path, place: Place, /, **about: Any) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         save_file(whole, partial / FILE, metadata={"format": "pt"})
-        config = Config(
-            format=FORMAT, shared=tensors(model)[1], weights=digest_file(partial / FILE), **about
-        )
+        config = Config(format=FORMAT, shared=tensors(model)[1], weights=digest_file(partial / FILE), **about)
         (partial / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n")
         for name in (FILE, CONFIG):
             with (partial / name).open("rb") as file:

@@ -45,7 +45,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except MixcError as error:
-        _fail(f"error: {error}")
+        _fail(f"{error.prefix}{error}")
     except SystemExit as leaving:  # what typer makes of a command's end, and of ctrl-C
         if leaving.code == INTERRUPTED:
             print("interrupted: what is finished is kept, run the command again to go on", file=sys.stderr)

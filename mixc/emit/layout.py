@@ -8,6 +8,7 @@ import duckdb
 import msgspec
 
 from mixc.plan.tables import StagePlan
+from shards.layout import media_shard_name, token_shard_name
 
 MEDIA_SHARD_BYTES = 1 << 30
 """A media shard is closed when it has passed this size. A default of ours: large enough to stream, small to move."""
@@ -43,7 +44,7 @@ def token_shards(stages: list[StagePlan]) -> list[TokenShardTask]:
         floor = max(1, MIN_SHARD_TOKENS // stage.sequence_length)
         size = min(limit, max(floor, -(-stage.packs // SHARDS_A_STAGE)))
         for number, first in enumerate(range(0, stage.packs, size)):
-            name = f"tokens/{stage.name}/{number:05d}.tokens.zst"
+            name = token_shard_name(stage.name, number)
             tasks.append(TokenShardTask(index, name, first, min(first + size, stage.packs)))
     return tasks
 
@@ -97,7 +98,7 @@ def order_media(plan: Path, objects: dict[int, Path], out: Path) -> list[MediaSh
             f"SELECT shard, min(number), max(number) + 1 FROM read_parquet('{_quote(out)}') GROUP BY shard ORDER BY shard"
         ).fetchall()
     # A huge image can pass over a whole shard's worth of bytes, so shards are numbered again, without holes.
-    return [MediaShardTask(i, f"media/{i:05d}.tar", first, last) for i, (_, first, last) in enumerate(ranges)]
+    return [MediaShardTask(i, media_shard_name(i), first, last) for i, (_, first, last) in enumerate(ranges)]
 
 
 def _quote(path: Path) -> str:

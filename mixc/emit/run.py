@@ -16,6 +16,7 @@ from mixc.emit.step import EmitStep, MediaReceipt, Task, TokenReceipt, Work, rea
 from mixc.executor import Progress, run_tasks
 from mixc.plan.tables import PlanSummary, StagePlan
 from mixc.spec.schema import Spec, Stage
+from shards.layout import MEDIA_INDEX, steps_name
 from shards.manifest import (
     Geometry,
     MediaEntry,
@@ -26,8 +27,6 @@ from shards.manifest import (
 )
 from shards.media import MEDIA_DTYPE, write_media_index
 from shards.steps import STEP_DTYPE, write_steps
-
-MEDIA_INDEX = "media/index"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ def emit(
             tokens_per_tile=geometry.tokens_per_tile,
         ),
     )
-    run_tasks(EmitStep(staging), tasks=len(missing), workers=workers, progress=progress)
+    run_tasks(EmitStep(staging), tasks=len(missing), workers=workers, scratch=work, progress=progress)
 
     shards: dict[int, list[TokenReceipt]] = {index: [] for index in range(len(summary.stages))}
     media: list[MediaReceipt] = []
@@ -107,7 +106,7 @@ def _stage(
     staging: Path,
 ) -> StageEntry:
     digests = b"".join(receipt.digests for receipt in receipts)
-    steps_file = f"tokens/{stage.name}/steps"
+    steps_file = steps_name(stage.name)
     steps_digest = write_steps(staging / steps_file, _steps(staging, index, planned.steps))
     return StageEntry(
         name=stage.name,

@@ -24,21 +24,18 @@ FACTS_SCHEMA = pa.schema(
         ("row", pa.uint64()),
         ("id", pa.uuid()),  # digest of the source's name and the content
         ("content", pa.uuid()),  # digest of the content alone: text, roles, image bytes
-        (
-            "columns",
-            pa.uint64(),
-        ),  # digest of the scalar columns: tells equal content with other columns apart
+        ("columns", pa.uint64()),  # digest of the scalar columns: tells equal content with other columns apart
         ("offset", pa.uint64()),  # of the record in samples.bin
         ("length", pa.uint32()),
         ("tokens", pa.uint32()),  # with image tokens expanded
         ("supervised_tokens", pa.uint32()),
         ("images", pa.uint16()),
         ("tiles", pa.uint32()),  # thumbnails counted
-        ("turns", pa.uint16()),
-        ("characters", pa.uint32()),
+        ("turns", pa.uint16()),  # the user's and the assistant's; 0 for a text
+        ("characters", pa.uint32()),  # code points of the text, or of all turns, as they came
         ("width", pa.uint32()),  # of the largest image, pixels; 0 without
         ("height", pa.uint32()),
-        ("image_bytes", pa.uint64()),
+        ("image_bytes", pa.uint64()),  # encoded; an image that a sample has twice counts twice
     ]
 )
 """One row a sample, in row order. The names from `tokens` on are signals: usable in `where` and `order.by`."""

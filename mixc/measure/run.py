@@ -51,8 +51,11 @@ def measure(
     is called with (objects measured, objects to measure). A killed run leaves finished objects, which the next one
     uses, and unfinished folders, which the next one removes.
 
-    Raises MixcError, naming the fragment, when a source cannot be read, a disk is full, or a worker fails.
+    Raises SpecError when the tokenizer lacks a token of the template's; MixcError, naming the fragment, when a source
+    cannot be read, a disk is full, or a worker fails.
     """
+    for name in template.special_tokens:
+        tokenizer.special(name)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         sweep(cache)
@@ -82,7 +85,7 @@ def measure(
     with partial(cache, "jobs") as folder:
         write_jobs(folder / "jobs", largest_first)
         step = MeasureStep(folder / "jobs", cache=cache, geometry=geometry, tokenizer=tokenizer, template=template)
-        run_tasks(step, tasks=len(largest_first), workers=workers, progress=progress)
+        run_tasks(step, tasks=len(largest_first), workers=workers, scratch=folder, progress=progress)
     return [_ref(job, cache, reused=job.digest not in missing) for job in jobs]
 
 

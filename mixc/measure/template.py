@@ -64,6 +64,11 @@ class Template:
             turns = (Turn("system", self.system), *turns)
         return [segment for turn in turns for segment in _turn(turn, bool(sample.images))]
 
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Every special token that `segments` can use: a tokenizer must have them all."""
+        return TURN_START, TURN_END, TEXT_END, IMAGE_START, IMAGE_CONTEXT, IMAGE_END
+
     @cached_property
     def digest(self) -> str:
         """blake3 of what the template makes of two fixed samples: it changes when, and only when, its output does."""

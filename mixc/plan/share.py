@@ -41,6 +41,11 @@ def fill_stage(
     locate: Locate,
     warn: Warn,
 ) -> Share:
+    """Divide the stage's budget over its sources and put what they give into chosen_J.
+
+    `members` and `offers` are the sources of `mix`. Raises PlanError when the sources cannot fill the stage, SpecError
+    for a budget that is none.
+    """
     stage = spec.stages[number]
     budget = parse_budget(stage.budget, stage.unit)
     unit = stage.unit if budget.unit == "epochs" else budget.unit
@@ -54,7 +59,7 @@ def fill_stage(
                 locate,
                 mend="count another unit, or take the source out of the mix",
             )
-    if sum(offers[name].sizes[unit] for name in mix) == 0 or sum(sizes.values()) == 0:
+    if not any(sizes[name] and offers[name].sizes[unit] for name in mix):
         raise plan_error(
             f"stage `{stage.name}`: its sources hold no {unit if sum(sizes.values()) else stage.unit}",
             ("stages", number, "budget"),

@@ -104,6 +104,8 @@ class InvalidSpecError(SpecError):
     `diagnostics` may hold warnings beside the errors; there is at least one error.
     """
 
+    prefix = ""  # each diagnostic says for itself whether it is an error
+
     def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
         self.diagnostics = tuple(diagnostics)
         errors = [d for d in self.diagnostics if d.severity == "error"]

@@ -54,9 +54,7 @@ class SupervisedHead(nn.Linear):
         # adds to all of the weight's gradient; 1,024 is a guess, not measured.
         rows = self.rows or (256 if hidden_ND.device.type == "cpu" else 1024)
         learning = torch.is_grad_enabled()
-        return Output(
-            *_WeightedCrossEntropy.apply(hidden_ND, self.weight, labels_N, weights_N, rows, learning)
-        )
+        return Output(*_WeightedCrossEntropy.apply(hidden_ND, self.weight, labels_N, weights_N, rows, learning))
 
 
 class _WeightedCrossEntropy(torch.autograd.Function):

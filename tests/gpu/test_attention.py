@@ -15,9 +15,7 @@ from runtime.attention import _kernel, backend, use_backend, varlen_attention
 
 pytestmark = [
     mark.gpu,
-    mark.skipif(
-        not torch.cuda.is_available(), reason="needs a CUDA device: FlashAttention has no CPU kernel"
-    ),
+    mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: FlashAttention has no CPU kernel"),
 ]
 
 LENGTHS = [1, 517, 3, 256, 1000, 64]
@@ -36,8 +34,7 @@ def name(request) -> str:
 def row(heads: int, kv_heads: int, width: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
     q, k, v, g = (
-        torch.randn(sum(LENGTHS), h, width, generator=generator).to(dtype)
-        for h in (heads, kv_heads, kv_heads, heads)
+        torch.randn(sum(LENGTHS), h, width, generator=generator).to(dtype) for h in (heads, kv_heads, kv_heads, heads)
     )
     return q, k, v, g
 

@@ -17,7 +17,7 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 
-from mixc.errors import BuildError, SourceError
+from mixc.errors import BuildError, SourceError, SpecError
 from mixc.measure import step
 from mixc.measure.family import geometry
 from mixc.measure.run import ObjectRef, measure
@@ -319,6 +319,19 @@ def test_a_cache_that_cannot_be_written(corpus: Corpus, tmp_path: Path) -> None:
             template=TEMPLATES["univl-chat"],
             cache=tmp_path / "file" / "cache",
         )
+
+
+def test_a_tokenizer_without_the_templates_tokens_is_refused_before_work_starts(corpus: Corpus, tmp_path: Path) -> None:
+    class Lacks(Tokenizer):
+        def special(self, name: str) -> int:
+            if name == "<|im_end|>":
+                raise SpecError(f"the tokenizer has no token {name}")
+            return super().special(name)
+
+    tokenizer = Lacks(corpus.tokenizer.path, corpus.tokenizer.digest, fast=True)
+    with pytest.raises(SpecError, match="has no token"):
+        replace(corpus, tokenizer=tokenizer).measure(tmp_path / "cache")
+    assert not (tmp_path / "cache" / "objects").exists()
 
 
 def test_rejects_say_where_and_why(corpus: Corpus, tmp_path: Path) -> None:

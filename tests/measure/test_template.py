@@ -128,6 +128,11 @@ def test_with_control_tokens_allowed_the_reference_reads_the_same_prompt(tokeniz
         assert whole.encode(tokenizer.decode(tokens.ids), add_special_tokens=False).ids == tokens.ids.tolist()
 
 
+def test_the_special_tokens_are_all_that_it_uses() -> None:
+    made = [*UNIVL.segments(chat("<image>", "y", images=1)), *UNIVL.segments(Sample(row=0, text="t"))]
+    assert {segment.text for segment in made if segment.special} == set(UNIVL.special_tokens)
+
+
 def test_the_digest_names_what_the_template_does() -> None:
     assert UNIVL.digest == "2caa8209e35fd685062ece589e4ecd6f65b59e69b391c8d7670bf4dba5fa6812"
     assert UNIVL.segments(Sample(row=0, text="t")) == [

@@ -105,7 +105,9 @@ def steps_of(steps: int, seed: int) -> list[list[Pack]]:
     for step in range(steps):
         packs = [pack_of(("captions", text(12), step % 3, 1.0), ("prose", text(6), None, 0.5))]
         packs.append(
-            pack_of(("captions", text(10), (step + 1) % 3, 1.0)) if step % 2 else pack_of(("prose", text(30), None, 1.0))
+            pack_of(("captions", text(10), (step + 1) % 3, 1.0))
+            if step % 2
+            else pack_of(("prose", text(30), None, 1.0))
         )
         packs.append(pack_of(("prose", text(12), None, 1.0), ("chat", text(10), None, 0.25)))
         packs.append(pack_of(("chat", text(8), None, 2.0)) if step < steps - 1 else EMPTY_PACK)

@@ -25,8 +25,7 @@ torch.set_num_threads(1)
 def row(lengths: list[int], heads: int, kv_heads: int, width: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(seed)
     q, k, v = (
-        torch.randn(sum(lengths), h, width, generator=generator).requires_grad_()
-        for h in (heads, kv_heads, kv_heads)
+        torch.randn(sum(lengths), h, width, generator=generator).requires_grad_() for h in (heads, kv_heads, kv_heads)
     )
     return q, k, v, torch.tensor([0, *lengths]).cumsum(0).int()
 
@@ -84,9 +83,7 @@ def test_what_cannot_be_meant_is_refused() -> None:
         varlen_attention(q[:, :3], k, v, cu_seqlens, 4, causal=True, scale=1.0)
     with raises(ValueError, match="int32"):
         varlen_attention(q, k, v, cu_seqlens.long(), 4, causal=True, scale=1.0)
-    with raises(
-        ValueError, match="8 tokens"
-    ):  # a boundary missing at the end would leave tokens without attention
+    with raises(ValueError, match="8 tokens"):  # a boundary missing at the end would leave tokens without attention
         varlen_attention(q, k, v, cu_seqlens[:-1], 4, causal=True, scale=1.0)
 
 
@@ -118,13 +115,9 @@ class TestTorchReleases:
 
     @mark.parametrize("causal", [True, False])
     def test_2_10_causal_by_flag_own_scale_equal_heads(self, causal: bool) -> None:
-        def varlen_attn(
-            query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None
-        ):
+        def varlen_attn(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None):
             assert query.shape == key.shape
-            return dense(
-                query, key, value, list(self.lengths), causal=is_causal, scale=query.shape[-1] ** -0.5
-            )
+            return dense(query, key, value, list(self.lengths), causal=is_causal, scale=query.shape[-1] ** -0.5)
 
         self.check(adapt_varlen_attn(varlen_attn), causal=causal)
 

@@ -88,9 +88,9 @@ word = st.integers(0, 59)
 samples = st.builds(
     Sample,
     before=st.lists(word, min_size=1, max_size=4).map(tuple),
-    images=st.lists(
-        st.tuples(st.integers(0, 2), st.integers(1, 2), st.integers(1, 2), st.booleans()), max_size=2
-    ).map(tuple),
+    images=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 2), st.integers(1, 2), st.booleans()), max_size=2).map(
+        tuple
+    ),
     answer=st.lists(word, max_size=4).map(tuple),
     source=st.sampled_from(sorted(SOURCES)),
     weight=st.sampled_from([1.0, 0.5, 0.125]),
@@ -132,9 +132,7 @@ def test_a_batch_holds_every_sample_and_nothing_else(packs: list[list[Sample]]) 
     assert batch.weights_N.tolist() == weights
     assert batch.sources_N.tolist() == sources
     assert batch.image_positions.tolist() == image_positions
-    assert np.array_equal(
-        batch.tiles_M.numpy(), np.concatenate(tiles) if tiles else np.empty((0, 3, 28, 28), np.uint8)
-    )
+    assert np.array_equal(batch.tiles_M.numpy(), np.concatenate(tiles) if tiles else np.empty((0, 3, 28, 28), np.uint8))
     check_types(batch)
 
 

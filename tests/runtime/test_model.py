@@ -200,9 +200,7 @@ class TestPacking:
 
 @mark.parametrize(("vision", "language"), KINDS)
 @mark.parametrize("batch", [pack(SAMPLES[0], draw(4, 0)), EMPTY], ids=["text", "empty"])
-def test_without_images_every_parameter_still_has_a_gradient(
-    vision: str, language: str, batch: Batch
-) -> None:
+def test_without_images_every_parameter_still_has_a_gradient(vision: str, language: str, batch: Batch) -> None:
     model = build(toy(vision, language))
     found = gradients(model, batch)  # .clone() of None would raise
     for name, gradient in found.items():
@@ -264,9 +262,7 @@ def test_what_is_frozen_leaves_no_graph_and_what_is_not_learns(batch: Batch) -> 
 
 def test_v2_pixel_shuffle_equals_transformers() -> None:
     features = torch.randn(2, 6, 6, 3)
-    expected = InternVLModel.pixel_shuffle(None, features, 0.5).flatten(
-        1, 2
-    )  # a method that needs no weights
+    expected = InternVLModel.pixel_shuffle(None, features, 0.5).flatten(1, 2)  # a method that needs no weights
     assert torch.equal(pixel_shuffle(features, "v2"), expected)
 
 
@@ -394,9 +390,7 @@ def test_rotary_frequencies_survive_a_change_of_dtype() -> None:
             assert found.dtype == torch.float32
             torch.testing.assert_close(found, exact, atol=0, rtol=1e-6)
     full = 1 / 1e6 ** (torch.arange(0, 128, 2) / 128)
-    assert (
-        full.bfloat16().float() - full
-    ).abs().max() * 8000 > 5  # radians at position 8,000: what is at stake
+    assert (full.bfloat16().float() - full).abs().max() * 8000 > 5  # radians at position 8,000: what is at stake
 
 
 def test_bfloat16_gives_nearly_the_same_loss() -> None:

@@ -46,6 +46,11 @@ def test_a_packs_denominator_is_the_exact_sum_rounded_once(parts: list[tuple[flo
     assert pack_denominator(text_pack(weights, lengths)) == float(exact)
 
 
+def test_small_weights_beside_a_large_one_are_not_lost() -> None:
+    pack = text_pack([2.0**53, 1.0, 1.0], [2, 2, 2])
+    assert pack_denominator(pack) == 2.0**53 + 2  # added one by one, each 1.0 is rounded away
+
+
 @given(st.lists(PARTS, min_size=1, max_size=5), st.randoms())
 def test_a_steps_denominator_does_not_depend_on_the_order_of_packs(
     packs: list[list[tuple[float, int]]], random

@@ -148,6 +148,7 @@ def split_at_the_image(fields: dict[str, Any]) -> None:
         (set_tokens(0, 70_000), "token id 70000 is not below"),
         (set_tokens(0, 69_002), "image context tokens are not where"),
         (set_tokens(1, 5), "do not stand between start and end token"),
+        (set_tokens(6, 5), "do not stand between start and end token"),
         (lengthen, "tokens, more than the stage's 128"),
         (no_images, "image context tokens are not where"),
         (split_at_the_image, "do not stand between start and end token of one sample"),
@@ -207,6 +208,13 @@ def test_counts_are_recomputed(build_copy: Path, field: str) -> None:
         Problem("manifest.json", f"stage align: packs hold {count} {field}, not {count + 1}"),
         Problem("manifest.json", f"stage align: prose: packs hold {shared} {field}, not {shared + 2}"),
     ]
+
+
+def test_the_bytes_of_images_are_added_up(build_copy: Path) -> None:
+    manifest = read_manifest(build_copy)
+    right = manifest.media.bytes
+    write_manifest(build_copy, replace(manifest, media=replace(manifest.media, bytes=right + 1)))
+    assert verify(build_copy) == [Problem("media/index", f"{right} bytes of images, the manifest says {right + 1}")]
 
 
 def test_the_chain_of_digests(build_copy: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixc.sources import images
+from mixc.sources import files, images
 from mixc.sources.images import ImageFolder, Problem, load, references
 
 
@@ -101,6 +101,16 @@ def test_no_path_reads_outside(folder_of_module: ImageFolder, parts: list[str]) 
 @pytest.fixture(scope="module")
 def folder_of_module(tmp_path_factory: pytest.TempPathFactory) -> ImageFolder:
     return folder.__wrapped__(tmp_path_factory.mktemp("images"))  # type: ignore[attr-defined]
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_that_takes_a_files_place_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    os.mkfifo(tmp_path / "pipe")
+    regular = (tmp_path / "file").stat()
+    monkeypatch.setattr(Path, "stat", lambda _: regular)
+    with pytest.raises(files.NotRegularError, match="a named pipe"):
+        files.open_regular(str(tmp_path / "pipe"))
 
 
 def test_the_folder_may_itself_be_a_link(tmp_path: Path, folder: ImageFolder) -> None:

@@ -189,6 +189,7 @@ def test_all_together_in_order(load_text: Callable[[str], LoadedSpec]) -> None:
     [
         "budget: 3 epochs\n    mix: [chat, prose]",  # the cap follows the budget
         "budget: 3 epochs\n    mix: {chat: {max_epochs: 4}, prose: {max_epochs: 1}}",
+        "budget: 3 epochs\n    mix: {chat: {max_epochs: 3}, prose: {max_epochs: 1}}",
         "budget: 3 epochs\n    on_exhausted: repeat\n    mix: {chat: {max_epochs: 1}, prose: {max_epochs: 1}}",
         "budget: 8 images\n    unit: images\n    mix: [chat]",
         "budget: 100 images\n    mix: [chat, prose]",

@@ -1,0 +1,182 @@
+"""DeepSpeed at every stage and precision: the same numbers, and nothing lost in a checkpoint."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import msgspec
+import pytest
+import torch
+
+from runtime.errors import CheckpointError
+from runtime.loader import Division, Play
+from runtime.optimizer import freeze
+from runtime.processes import Place
+from tests.runtime.small import ALIGN, GEOMETRY, SETTINGS
+
+pytestmark = [pytest.mark.usefixtures("alone"), pytest.mark.slow]
+
+CPU = torch.device("cpu")
+PLACE = Place(rank=0, world=1, local_rank=0, local_world=1)
+DIVISION = Division(batch=4, world=1, micro_batch=2)
+MODES = [(zero, precision) for zero in (0, 1, 2, 3) for precision in ("fp32", "bf16")]
+RATES = {"vision": 1e-3, "projector": 2e-3, "language": 5e-3}
+
+
+@pytest.fixture
+def make():
+    from runtime.engine import Engine
+    from runtime.model.sail_vl import build_model
+
+    made = []
+
+    def engine(zero: int, precision: str, settings=SETTINGS, seed: int = 7) -> Engine:
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+        model = build_model("sail-vl-tiny", GEOMETRY, seed, dtype)
+        made.append(Engine(model, settings, DIVISION, zero=zero, precision=precision, device=CPU))
+        return made[-1]
+
+    yield engine
+    for each in made:
+        each.close()
+
+
+def learn(engine, build, step: int, rates=RATES, times: float = 1.0) -> float:
+    """One step; its loss times `times`. The gradient's norm."""
+    from shards.build import Build
+
+    denominator = float(Build.open(build).stage("tune").steps[step]["denominator"])
+    data = Play(build, "tune", DIVISION, 0)
+    for micro in range(DIVISION.micro_steps):
+        output = engine.forward(data[step * DIVISION.micro_steps + micro].batch)
+        engine.backward(output.loss_sum * times, denominator)
+    return float(engine.step(rates))
+
+
+def whole(engine) -> dict[str, torch.Tensor]:
+    from runtime.weights import gather
+
+    return gather(engine.model, PLACE)
+
+
+def reference(build) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Norms of two steps, and the weights after: torch alone, no DeepSpeed, all packs in one micro-batch."""
+    from runtime.model.sail_vl import build_model
+    from runtime.optimizer import adamw, group, set_rates
+    from shards.build import Build
+
+    model = build_model("sail-vl-tiny", GEOMETRY, 7)
+    freeze(model, SETTINGS)
+    groups = group(model, SETTINGS)
+    optimizer = adamw(model, groups, SETTINGS)
+    norms = []
+    for step in (0, 1):
+        denominator = float(Build.open(build).stage("tune").steps[step]["denominator"])
+        micro = Play(build, "tune", Division(batch=4, world=1, micro_batch=4), 0)[step]
+        (model(micro.batch).loss_sum / denominator).backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), SETTINGS.clip)))
+        set_rates(optimizer, groups, RATES, SETTINGS)
+        optimizer.step()
+        optimizer.zero_grad()
+    return norms, {name: p.detach() for name, p in model.named_parameters()}
+
+
+def test_every_zero_stage_does_what_plain_torch_does(make, build):
+    """fp32: gradient, clipping (the norms are above the limit), AdamW, rates by module, decay by group."""
+    norms, expected = reference(build)
+    assert min(norms) > SETTINGS.clip
+    for zero in (0, 1, 2, 3):
+        engine = make(zero, "fp32")
+        assert [learn(engine, build, step) for step in (0, 1)] == pytest.approx(norms, rel=1e-5)
+        found = whole(engine)
+        for name, value in expected.items():
+            # Adam's first steps are near sign(gradient): where a gradient is rounding noise, so is its sign
+            apart = (found[name] - value).abs() > 1e-5
+            assert apart.float().mean() < 1e-4, (zero, name)
+
+
+@pytest.mark.parametrize(("zero", "precision"), MODES)
+def test_a_gradient_that_is_not_finite_changes_nothing(make, build, zero, precision):
+    engine = make(zero, precision)
+    learn(engine, build, 0)
+    before = whole(engine)
+    assert not math.isfinite(learn(engine, build, 1, times=math.nan))
+    after = whole(engine)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert math.isfinite(learn(engine, build, 2))
+    moved = whole(engine)
+    assert any(not torch.equal(moved[name], after[name]) for name in after)
+
+
+def test_bf16_gradients_are_added_up_in_fp32(build):
+    """At ZeRO 0, where DeepSpeed itself rounds after each micro-step: 32 times a gradient is exactly 32 times it."""
+    from runtime.engine import Engine
+    from runtime.model.sail_vl import build_model
+
+    settings = msgspec.structs.replace(ALIGN, clip=0.0)
+    batch = Play(build, "tune", Division(batch=4, world=1, micro_batch=1), 0)[0].batch
+    norms = []
+    for division in (Division(batch=times, world=1, micro_batch=1) for times in (1, 32)):
+        model = build_model("sail-vl-tiny", GEOMETRY, 7, torch.bfloat16)
+        engine = Engine(model, settings, division, zero=0, precision="bf16", device=CPU)
+        for _ in range(division.micro_steps):
+            engine.backward(engine.forward(batch).loss_sum, 1.0)
+        norms.append(float(engine.step({"projector": 0.0})))
+        engine.close()
+    assert norms[1] == pytest.approx(32 * norms[0], rel=1e-6)
+
+
+@pytest.mark.parametrize(("zero", "precision"), MODES)
+def test_a_checkpoint_brings_back_moments_and_weights_and_not_rates(make, build, tmp_path, zero, precision):
+    settings = msgspec.structs.replace(SETTINGS, lr={"projector": 2e-3, "language": 5e-3})  # vision is frozen
+    engine = make(zero, precision, settings)
+    learn(engine, build, 0)
+    engine.save(tmp_path)
+    learn(engine, build, 1)
+    expected = whole(engine)
+
+    again = make(zero, precision, settings)
+    again.load(tmp_path)
+    learn(again, build, 1)
+    found = whole(again)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    learn(again, build, 2, {"projector": 0.25, "language": 0.5})
+    held = [(g["lr"], g["weight_decay"]) for g in again._deepspeed.optimizer.param_groups]
+    assert held == [(0.25, 0.05), (0.25, 0.0), (0.5, 0.05), (0.5, 0.0)]
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+def test_frozen_weights_are_those_of_the_start_and_not_of_the_checkpoint(make, build, tmp_path, zero):
+    engine = make(zero, "fp32", ALIGN, seed=1)
+    learn(engine, build, 0, {"projector": 1e-3})
+    engine.save(tmp_path)
+    again = make(zero, "fp32", ALIGN, seed=2)
+    before = whole(again)
+    again.load(tmp_path)
+    after = whole(again)
+    learn(again, build, 1, {"projector": 1e-3})
+    trained = whole(again)
+    for name in before:
+        if name.startswith("projector."):
+            assert torch.equal(after[name], whole(engine)[name])
+            assert not torch.equal(trained[name], after[name]), name
+        else:
+            assert torch.equal(after[name], before[name]) and torch.equal(trained[name], before[name])
+
+
+class Harmful:
+    def __reduce__(self):
+        return print, ("code of a checkpoint has run",)
+
+
+def test_a_checkpoint_cannot_run_code(make, build, tmp_path, capsys):
+    engine = make(0, "fp32", ALIGN)
+    engine.save(tmp_path)
+    (file,) = (tmp_path / "deepspeed").glob("*.pt")
+    torch.save({"module": Harmful()}, file)
+    with pytest.raises(CheckpointError, match="more than tensors and plain data"):
+        engine.load(tmp_path)
+    assert "has run" not in capsys.readouterr().out
+    assert pickle.loads(pickle.dumps(Harmful())) is None  # it would
+    assert "has run" in capsys.readouterr().out
