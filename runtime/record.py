@@ -47,6 +47,7 @@ def parts(manifest: Manifest) -> dict[str, Any]:
     """What the root digest covers, stages by name, as JSON has it."""
     covered = ("batch", "sequence_length", "max_tiles", "steps", "train", "digest", "steps_digest")
     made = {
+        "format": manifest.format,
         "seed": manifest.seed,
         "geometry": manifest.geometry,
         "tokenizer": manifest.tokenizer,
@@ -54,6 +55,7 @@ def parts(manifest: Manifest) -> dict[str, Any]:
         "stages": {
             stage.name: {field: getattr(stage, field) for field in covered} for stage in manifest.stages
         },
+        "stages in order": " ".join(stage.name for stage in manifest.stages),
     }
     return msgspec.json.decode(msgspec.json.encode(made))  # as it will be read back: a tuple is a list
 
