@@ -27,6 +27,15 @@ def same(build: Path, demo: Path) -> None:
     assert [name for name in got if got[name] != expected[name]] == []
 
 
+ROOT = "08badc65091b17204f39b42d97bad805cdde5c0183987b3e3819894de1613249"
+"""The demo's root, wherever and whenever it is compiled. A change of the demo, of what a token or a mask is, or of a rule
+of the plan changes it, and is told in CHANGELOG.md; nothing else may."""
+
+
+def test_the_root_of_the_demo_is_what_it_always_was(demo: Path) -> None:
+    assert root(demo) == ROOT
+
+
 @pytest.mark.parametrize(("workers", "seed"), [(2, "1"), (3, "77")])
 def test_workers_and_hash_seed_do_not_matter(mixc, demo: Path, tmp_path: Path, workers: int, seed: str) -> None:
     build = tmp_path / "build"
