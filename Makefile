@@ -5,8 +5,6 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= demo-out
 
-export DS_ACCELERATOR ?= cpu
-
 .PHONY: demo test check lint format types docs clean
 
 demo: $(STAMP)  ## compile, train, diff and report on the shipped demo, into $(OUT)

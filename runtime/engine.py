@@ -77,6 +77,7 @@ class Engine:
         if precision == "bf16":
             model.to(torch.bfloat16)
         model.train()
+        self._linear = torch.nn.functional.linear
         self._deepspeed, _, _, _ = deepspeed.initialize(
             model=model,
             optimizer=adamw(model, self.groups, settings),
@@ -187,8 +188,10 @@ class Engine:
                 parameter.partition()
 
     def close(self) -> None:
-        """Let go of DeepSpeed's hooks and buffers."""
+        """Let go of DeepSpeed's hooks and buffers, and undo what ZeRO 3 does to torch for good: a linear of its own,
+        with other roundings, in place of torch's."""
         self._deepspeed.destroy()
+        torch.nn.functional.linear = self._linear
 
 
 def _local(parameter: nn.Parameter) -> torch.Tensor:

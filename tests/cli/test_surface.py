@@ -1,0 +1,111 @@
+"""The command line as people and scripts know it. A change here is a change for them: say it in CHANGELOG.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from mixc.cli.main import app
+from mixc.cli.run import _take_nproc
+from mixc.errors import MixcError
+
+REPO = Path(__file__).resolve().parents[2]
+
+SURFACE = {
+    "check": {"spec", "--set", "--json", "--help"},
+    "plan": {"spec", "--set", "--workers", "-j", "--json", "--help"},
+    "compile": {"spec", "--out", "-o", "--set", "--workers", "-j", "--locked", "--json", "--help"},
+    "schema": {"--help"},
+    "train": set(),  # its flags are the trainer's (tests/runtime/test_arguments.py), and --nproc
+    "diff": {"a", "b", "--workers", "-j", "--json", "--help"},
+    "inspect": {"build", "--stage", "--pack", "--json", "--help"},
+    "explain": {"build", "--stage", "--step", "--sample", "--json", "--help"},
+    "verify": {"build", "--json", "--help"},
+    "report": {"build", "--out", "-o", "--help"},
+}
+
+
+def mixc(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mixc", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=REPO,
+        env={**os.environ, "TERM": "dumb", "COLUMNS": "200"},
+        timeout=60,
+    )
+
+
+def test_commands_and_options() -> None:
+    group = typer.main.get_command(app)
+    found = {}
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        names: set[str] = set()
+        for parameter in command.params:
+            names |= set(parameter.opts) | set(parameter.secondary_opts)
+        found[name] = {option for option in names if option != "-h"} | (
+            {"--help"} if command.add_help_option else set()
+        )
+    assert found == SURFACE
+
+
+def test_a_wrong_command_or_option_is_the_users_mistake() -> None:
+    for arguments in (["compil"], ["plan"], ["plan", "x.yaml", "--sett", "a=b"], ["compile", "specs/demo.yaml"]):
+        done = mixc(*arguments)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["diff", "verify", "inspect", "report"])
+def test_something_that_is_no_build_is_said_plainly(command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path, tmp_path / "file", tmp_path / "none"):
+        done = mixc(command, str(place), *([str(place)] if command == "diff" else []))
+        assert done.returncode == (1 if command == "verify" and place == tmp_path else 2), (
+            place,
+            done.stdout,
+            done.stderr,
+        )
+        assert "Traceback" not in done.stderr
+
+
+def test_schema_is_json_on_stdout_alone() -> None:
+    done = mixc("schema")
+    assert json.loads(done.stdout)["$defs"] and not done.stderr
+
+
+def test_train_shows_its_own_flag_and_the_trainers() -> None:
+    done = mixc("train", "--help")
+    assert done.returncode == 0
+    assert "--nproc" in done.stdout and "--resume" in done.stdout
+
+
+def test_train_without_a_build_is_the_users_mistake(tmp_path: Path) -> None:
+    done = mixc("train", str(tmp_path / "none"), "--out", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert "none" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "processes", "left"),
+    [
+        (["B", "--nproc", "4", "--out", "R"], 4, ["B", "--out", "R"]),
+        (["B", "--nproc=2"], 2, ["B"]),
+        (["B"], 1, ["B"]),
+    ],
+)
+def test_the_launcher_takes_only_its_own_flag(arguments: list[str], processes: int, left: list[str]) -> None:
+    assert _take_nproc(arguments) == processes
+    assert arguments == left
+
+
+@pytest.mark.parametrize("wrong", [["--nproc"], ["--nproc", "0"], ["--nproc", "two"], ["--nproc="]])
+def test_a_wrong_number_of_processes(wrong: list[str]) -> None:
+    with pytest.raises(MixcError, match="--nproc"):
+        _take_nproc(wrong)

@@ -1,0 +1,12 @@
+"""For all tests."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+# No deadlines: machines are shared, and speed is measured in benchmarks/, never by a test. In CI the same examples every
+# time, so that a red run says something of the change; at a desk new ones, so that bugs are still found.
+settings.register_profile("mixc", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("mixc")
