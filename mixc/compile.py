@@ -293,10 +293,6 @@ def _check_place(out: Path) -> None:
         )
     if out.exists() and not out.is_dir():
         raise BuildError("a file stands where the build should go", where=str(out), mend="name another folder with -o")
-    if not out.parent.is_dir():
-        raise BuildError(
-            "the folder that the build should stand in is missing", where=str(out.parent), mend="create it"
-        )
 
 
 @contextmanager
@@ -304,6 +300,7 @@ def _staging(
     out: Path, measured: Measured, workers: int, progress: Progress | None
 ) -> Iterator[tuple[Path, PlanSummary]]:
     """Plan, and give the locked staging folder that belongs to this plan, with the plan in it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
     fresh = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         with _held(fresh):

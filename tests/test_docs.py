@@ -37,7 +37,6 @@ def test_the_commands_of_a_page_run(page: str, tmp_path: Path) -> None:
         "MIXC_CACHE": str(tmp_path / "cache"),
         "DS_ACCELERATOR": "cpu",
     }
-    (tmp_path / "demo-out").mkdir()
     makefile = (REPO / "Makefile").read_text()
     for command in commands(page):
         if target := re.match(r"make ([a-z]+)", command):  # sets up an environment: what CI does around this test
