@@ -1,12 +1,14 @@
 """`python -m runtime BUILD --out RUN`: train. One process, or several under
 `python -m runtime.launch` or torchrun.
 
-Leaves with 0 when all is trained (or `--max-steps` is reached), 1 when the run has diverged, 2 for a mistake that the
-message explains, 130 or 143 when it was asked to stop and has saved. Anything else is our fault, and shows where.
+Leaves with 0 when all is trained (or `--max-steps` is reached), 1 when the run has diverged, 2 for a mistake
+that the message explains, 130 or 143 when it was asked to stop and has saved. Anything else is our fault, and
+shows where.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -14,9 +16,12 @@ from collections.abc import Sequence
 
 from runtime import processes
 from runtime.arguments import PROGRAM, parse
-from runtime.errors import DivergedError, Interrupted, TrainError
+from runtime.errors import DivergedError, StoppedError, TrainError
 from shards.build import Build
 from shards.errors import ShardError
+
+_FOLDERS_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+_MEND = "make room, or give a folder that can be written; what is saved stays good: --resume goes on from it"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,11 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except TrainError as error:
         # what all processes agree on is said once
-        if os.environ.get("RANK", "0") == "0" or not isinstance(error, DivergedError | Interrupted):
+        if os.environ.get("RANK", "0") == "0" or not isinstance(error, DivergedError | StoppedError):
             _say(error)
         return error.status
     except ShardError as error:
         _say(error)
+        return 2
+    except OSError as error:
+        if error.errno not in _FOLDERS_FAULT:
+            raise
+        _say(TrainError("cannot write", where=str(error.filename or ""), why=str(error.strerror), mend=_MEND))
         return 2
     except KeyboardInterrupt:
         _say("interrupted; go on from the last checkpoint with --resume")

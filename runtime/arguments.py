@@ -1,13 +1,14 @@
 """The command line of `python -m runtime`.
 
-Only paths and matters of the machine are flags (processes, memory, precision, how often to save). What a run learns
-from, and how, is in the build. A flag that is left out takes, when a run is resumed, the value the run began with.
+Only paths and matters of the machine are flags (processes, memory, precision, how often to save). What a run
+learns from, and how, is in the build. A flag that is left out takes, when a run is resumed, the value the run
+began with.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -42,7 +43,7 @@ class _Parser(argparse.ArgumentParser):
         raise ArgumentError(message, where=PROGRAM, mend=f"see `{PROGRAM} --help`")
 
 
-def _at_least(least: int):
+def _at_least(least: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         try:
             value = int(text)

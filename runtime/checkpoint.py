@@ -5,9 +5,10 @@
         state.json                      where the run is; size and blake3 of every file below
         deepspeed/                      DeepSpeed's files, written and read by DeepSpeed
 
-A checkpoint is written under another name, synced, and renamed; `latest` is replaced after that, and older checkpoints
-go last. So a run killed at any instant finds either the checkpoint or the one before, never half of one. Before
-DeepSpeed reads a file its digest is checked. Files travel through a file system that all processes see.
+A checkpoint is written under another name, synced, and renamed; `latest` is replaced after that, and older
+checkpoints go last. So a run killed at any instant finds either the checkpoint or the one before, never half
+of one. Before DeepSpeed reads a file its digest is checked. Files travel through a file system that all
+processes see.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def name(state: State) -> str:
 
 
 def save(engine: Engine, out: Path, state: State, *, keep: int, stages: list[str], place: Place) -> Path:
-    """Write a checkpoint and forget all but the `keep` that are furthest on, by `stages`, the run's, and step.
+    """Write a checkpoint and forget all but the `keep` that are furthest on, by `stages`, the run's, and
+    step.
 
     In all processes. `state.files` is filled in here.
     """
@@ -117,7 +119,8 @@ def _furthest_first(folder: Path, stages: list[str]) -> list[Path]:
 
 
 def latest(out: Path) -> tuple[Path, State] | None:
-    """The checkpoint that `latest` names; None when there was none yet. Raises CheckpointError if it is damaged."""
+    """The checkpoint that `latest` names; None when there was none yet. Raises CheckpointError if it is
+    damaged."""
     folder = out / FOLDER
     try:
         path = folder / (folder / LATEST).read_text().strip()
@@ -153,7 +156,8 @@ def fits(path: Path, state: State, *, root: str, world: int, zero: int, precisio
 
 
 def load(engine: Engine, path: Path, state: State, place: Place) -> None:
-    """Check the checkpoint's files, and give `engine` what is in them. In all processes. Raises CheckpointError."""
+    """Check the checkpoint's files, and give `engine` what is in them. In all processes. Raises
+    CheckpointError."""
     names = sorted(state.files)
     faults = [fault for part in gather(_faults(path, state, names[place.rank :: place.world])) for fault in part]
     if faults:

@@ -1,15 +1,18 @@
-"""DeepSpeed around a model: backward, accumulation, reduction, clipping and the update, the same at every ZeRO stage.
+"""DeepSpeed around a model: backward, accumulation, reduction, clipping and the update, the same at every
+ZeRO stage.
 
 What holds at ZeRO 0 to 3, in fp32 and bf16:
 
-* A gradient is that of sum(weight * ce) / denominator over the whole step. DeepSpeed averages over processes, so each
-  loss is multiplied by their number, and is not divided by the micro-steps: the result depends on neither.
+* A gradient is that of sum(weight * ce) / denominator over the whole step. DeepSpeed averages over processes,
+  so each loss is multiplied by their number, and is not divided by the micro-steps: the result depends on
+  neither.
 * bf16 gradients are added up in fp32 over micro-steps, and over processes.
 * A step whose gradient is not finite changes nothing, and is reported.
 * Learning rates and decay are given anew at every step.
 
-DeepSpeed has three gaps there, closed in this file alone: at ZeRO 0 in fp32 it takes a step of any gradient and keeps
-no norm; at ZeRO 0 in bf16 it adds up in bf16; and its files of weights and state are unpickled without a filter.
+DeepSpeed has three gaps there, closed in this file alone: at ZeRO 0 in fp32 it takes a step of any gradient
+and keeps no norm; at ZeRO 0 in bf16 it adds up in bf16; and its files of weights and state are unpickled
+without a filter.
 """
 
 from __future__ import annotations
@@ -28,8 +31,10 @@ from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from deepspeed.utils.tensor_fragment import fragment_address
 from torch import nn
 
+from runtime.batch import Batch
 from runtime.errors import CheckpointError
 from runtime.loader import Division
+from runtime.model.head import Output
 from runtime.optimizer import adamw, freeze, group, set_rates
 from shards.manifest import TrainSettings
 
@@ -38,7 +43,8 @@ TAG = "deepspeed"
 
 
 def config(settings: TrainSettings, division: Division, *, zero: int, precision: str) -> dict[str, Any]:
-    """DeepSpeed's configuration, whole: what is not here keeps its default, and none of it is the user's to write."""
+    """DeepSpeed's configuration, whole: what is not here keeps its default, and none of it is the user's to
+    write."""
     return {
         "train_batch_size": division.batch,
         "train_micro_batch_size_per_gpu": division.micro_batch,
@@ -57,8 +63,8 @@ def config(settings: TrainSettings, division: Division, *, zero: int, precision:
 class Engine:
     """A model being trained through one stage.
 
-    Takes the model over: its modules without a learning rate are frozen, and it is moved to the device and, at ZeRO 3,
-    divided over the processes. Raises TrainError when nothing is left to train.
+    Takes the model over: its modules without a learning rate are frozen, and it is moved to the device and,
+    at ZeRO 3, divided over the processes. Raises TrainError when nothing is left to train.
     """
 
     def __init__(
@@ -101,11 +107,13 @@ class Engine:
     def _clips(self) -> bool:
         return self.zero == 0 and self.precision == "fp32"
 
-    def forward(self, batch):
-        return self._deepspeed(batch)
+    def forward(self, batch: Batch) -> Output:
+        output: Output = self._deepspeed(batch)
+        return output
 
     def backward(self, loss_sum: torch.Tensor, denominator: float) -> None:
-        """Add the gradient of `loss_sum` / `denominator` to that of the step. Once for each of its micro-steps."""
+        """Add the gradient of `loss_sum` / `denominator` to that of the step. Once for each of its
+        micro-steps."""
         # a step with nothing to learn has a denominator of 0 and losses of 0
         share = self.division.world / denominator if denominator else 0.0
         self._deepspeed.backward(loss_sum * share, scale_wrt_gas=False)
@@ -116,14 +124,14 @@ class Engine:
             self._deepspeed.step()  # counts the micro-step, no more
 
     def step(self, rates: dict[str, float]) -> torch.Tensor:
-        """Update the weights with the learning rates by module. Returns the gradient's norm before clipping, float64 on
-        the device; when it is not finite, no weight and no moment has changed."""
+        """Update the weights with the learning rates by module. Returns the gradient's norm before clipping,
+        float64 on the device; when it is not finite, no weight and no moment has changed."""
         assert self._micro == self.division.micro_steps, "a step is made of all its micro-steps"
         self._micro = 0
         set_rates(self._deepspeed.optimizer, self.groups, rates, self.settings)
         if self._folds:
             self._unfold()
-        norm = self._clip() if self._clips else None
+        norm: torch.Tensor | float | None = self._clip() if self._clips else None
         self._deepspeed.step()
         if not self._deepspeed.was_step_applied():
             norm = math.inf
@@ -165,10 +173,11 @@ class Engine:
         self._deepspeed.save_checkpoint(str(folder), tag=TAG, save_latest=False)
 
     def load(self, folder: Path) -> None:
-        """Take weights and optimizer state from `folder`/TAG. In all processes, of the number that wrote it above ZeRO 0.
+        """Take weights and optimizer state from `folder`/TAG. In all processes, of the number that wrote it
+        above ZeRO 0.
 
-        Frozen weights are written back as they were before: they are those that the stage began with, and what a
-        checkpoint makes of them is not trusted.
+        Frozen weights are written back as they were before: they are those that the stage began with, and
+        what a checkpoint makes of them is not trusted.
         """
         frozen = [p for p in self.model.parameters() if not p.requires_grad]
         self._divide(frozen)
@@ -184,12 +193,12 @@ class Engine:
     def _divide(self, parameters: list[nn.Parameter]) -> None:
         """At ZeRO 3, let go of copies that were gathered whole: each process's shard is what counts."""
         for parameter in parameters:
-            if self.zero == 3 and parameter.ds_status == ZeroParamStatus.AVAILABLE:
-                parameter.partition()
+            if self.zero == 3 and parameter.ds_status == ZeroParamStatus.AVAILABLE:  # type: ignore[attr-defined]
+                parameter.partition()  # type: ignore[attr-defined]
 
     def close(self) -> None:
-        """Let go of DeepSpeed's hooks and buffers, and undo what ZeRO 3 does to torch for good: a linear of its own,
-        with other roundings, in place of torch's."""
+        """Let go of DeepSpeed's hooks and buffers, and undo what ZeRO 3 does to torch for good: a linear of
+        its own, with other roundings, in place of torch's."""
         self._deepspeed.destroy()
         torch.nn.functional.linear = self._linear
 
@@ -200,8 +209,8 @@ def _local(parameter: nn.Parameter) -> torch.Tensor:
 
 
 class _FilteredCheckpointEngine(TorchCheckpointEngine):
-    """DeepSpeed's reader and writer of files, but a file that is read can only give tensors and plain data: unpickling
-    runs no code of the file's."""
+    """DeepSpeed's reader and writer of files, but a file that is read can only give tensors and plain data:
+    unpickling runs no code of the file's."""
 
     _ALLOWED = (LossScaler, ZeroStageEnum, fragment_address)
     """DeepSpeed's own records among its files' tensors (0.19)."""

@@ -8,7 +8,8 @@ from typing import ClassVar
 class TrainError(Exception):
     """A mistake of the user's, or a state of the machine or the run that the user can mend.
 
-    `what` is one sentence; `where` a place (a flag, a file, a stage and step); `why` the evidence; `mend` what to do.
+    `what` is one sentence; `where` a place (a flag, a file, a stage and step); `why` the evidence; `mend`
+    what to do.
     """
 
     status: ClassVar[int] = 2
@@ -30,7 +31,8 @@ class ArgumentError(TrainError):
 
 
 class ResumeError(TrainError):
-    """The run cannot be continued with what it is given: another build, another precision, another world size."""
+    """The run cannot be continued with what it is given: another build, another precision, another world
+    size."""
 
 
 class CheckpointError(TrainError):
@@ -38,12 +40,13 @@ class CheckpointError(TrainError):
 
 
 class DivergedError(TrainError):
-    """Loss or gradients were not finite for too many steps in a row: a failed run, not a mistake in its command."""
+    """Loss or gradients were not finite for too many steps in a row: a failed run, not a mistake in its
+    command."""
 
     status = 1
 
 
-class Interrupted(TrainError):
+class StoppedError(TrainError):
     """The user or the scheduler asked the run to stop, and it has stopped at the end of a step."""
 
     def __init__(self, what: str, *, signal_number: int, mend: str = "") -> None:

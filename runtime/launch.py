@@ -1,9 +1,9 @@
 """`python -m runtime.launch N BUILD --out RUN ...`: train in N processes on this machine.
 
-What torchrun would do, but for three things that it does otherwise: the exit status is the trainer's (2 for a user's
-mistake, where torchrun gives 1), there is no traceback of the launcher's under the trainer's message, and a launcher
-that is killed takes its processes with it. The processes meet through a file, so no port has to be free. For several
-machines, start `python -m runtime` under torchrun.
+What torchrun would do, but for three things that it does otherwise: the exit status is the trainer's (2 for a
+user's mistake, where torchrun gives 1), there is no traceback of the launcher's under the trainer's message,
+and a launcher that is killed takes its processes with it. The processes meet through a file, so no port has
+to be free. For several machines, start `python -m runtime` under torchrun.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def launch(processes: int, arguments: Sequence[str]) -> int:
-    """Run the trainer in `processes` processes. Returns its exit status: 0 if all leave with 0, else that of the first
-    to fail, whose failure ends the others. SIGINT and SIGTERM are passed on to all."""
+    """Run the trainer in `processes` processes. Returns its exit status: 0 if all leave with 0, else that of
+    the first to fail, whose failure ends the others. SIGINT and SIGTERM are passed on to all."""
     with tempfile.TemporaryDirectory(prefix="mixc-") as folder:
         children = [_start(rank, processes, Path(folder) / "store", arguments) for rank in range(processes)]
 

@@ -1,19 +1,19 @@
 """Play a stage: which packs a process trains on at a step, and the worker processes that bring them.
 
-Which packs are taken is a pure function of (step, rank, world size, micro-batch): `Division`. There is nothing to
-shuffle, to draw, to balance or to remember, so the loader's whole state is the number of the next step, a resume costs
-the same at step 1,000,000 as at step 0, and the packs of a step are the same set in the same order for every world size
-and any number of workers.
+Which packs are taken is a pure function of (step, rank, world size, micro-batch): `Division`. There is
+nothing to shuffle, to draw, to balance or to remember, so the loader's whole state is the number of the next
+step, a resume costs the same at step 1,000,000 as at step 0, and the packs of a step are the same set in the
+same order for every world size and any number of workers.
 
-Reading, decoding images and laying packs end to end happen in the workers; the process that trains only moves tensors
-to its device.
+Reading, decoding images and laying packs end to end happen in the workers; the process that trains only moves
+tensors to its device.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,9 +35,10 @@ from shards.pack import Pack, decode_pack, pack_digest, tiles_by_image
 class Division:
     """How the packs of a step are divided over processes and micro-steps.
 
-    Packs within a step are sorted by cost, heaviest first, and dealt out like cards: micro-step k of rank r takes
-    `s*batch + k*world*micro_batch + j*world + r`, j in 0..micro_batch-1. So the ranks of a micro-step hold neighbours
-    in the order of cost, and the work of any two differs by at most one pack's range of cost, for every world size.
+    Packs within a step are sorted by cost, heaviest first, and dealt out like cards: micro-step k of rank r
+    takes `s*batch + k*world*micro_batch + j*world + r`, j in 0..micro_batch-1. So the ranks of a micro-step
+    hold neighbours in the order of cost, and the work of any two differs by at most one pack's range of cost,
+    for every world size.
     """
 
     batch: int
@@ -91,14 +92,15 @@ class Micro:
     """Sum of squared segment lengths: what attention works through."""
 
     def pin_memory(self) -> Micro:
-        """In page-locked memory, for copies to a GPU that overlap with its work. Called by torch's DataLoader."""
+        """In page-locked memory, for copies to a GPU that overlap with its work. Called by torch's
+        DataLoader."""
         return dataclasses.replace(self, batch=_each_tensor(self.batch, torch.Tensor.pin_memory))
 
     def to(self, device: torch.device) -> Micro:
         return dataclasses.replace(self, batch=_each_tensor(self.batch, lambda t: t.to(device, non_blocking=True)))
 
 
-def _each_tensor(batch: Batch, do) -> Batch:
+def _each_tensor(batch: Batch, do: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
     changed = {}
     for field in dataclasses.fields(batch):
         value = getattr(batch, field.name)
@@ -116,11 +118,12 @@ def source_names(stages: list[StageEntry]) -> list[str]:
     return sorted({name for stage in stages for name in stage.sources})
 
 
-class Play(Dataset):
+class Play(Dataset[Micro | ShardError]):
     """A rank's part of a stage. Item i is micro-step `i % micro_steps` of step `i // micro_steps`.
 
-    The build is opened when the first item is read, in the process that reads it: a worker inherits no open file.
-    A damaged shard is given back as the ShardError, not raised: torch would wrap it in a worker's traceback.
+    The build is opened when the first item is read, in the process that reads it: a worker inherits no open
+    file. A damaged shard is given back as the ShardError, not raised: torch would wrap it in a worker's
+    traceback.
     """
 
     def __init__(self, build: Path, stage: str, division: Division, rank: int) -> None:
@@ -170,7 +173,8 @@ def _own_signals(_: int) -> None:
 
 
 def play(dataset: Play, steps: range, *, workers: int, device: torch.device) -> Iterator[Micro]:
-    """The rank's micro-steps of `steps`, in order, on `device`. Reads ahead in `workers` processes (0: in this one).
+    """The rank's micro-steps of `steps`, in order, on `device`. Reads ahead in `workers` processes (0: in
+    this one).
 
     Raises ShardError when a shard or image is damaged or missing, TrainError when a worker dies.
     """

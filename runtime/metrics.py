@@ -1,8 +1,8 @@
 """What a run says of itself: the table at its start, one line a step, and `RUN/metrics.jsonl`.
 
-Every process fills a `Tally` with what it saw of a step. One sum over the processes and one copy to the host make the
-step's line of it: the only time a step waits for the device on our account. The packs in the line are those that
-were trained on, as the processes read them, not those that should have been.
+Every process fills a `Tally` with what it saw of a step. One sum over the processes and one copy to the host
+make the step's line of it: the only time a step waits for the device on our account. The packs in the line
+are those that were trained on, as the processes read them, not those that should have been.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     images: int
     tiles: int
     packs: list[tuple[int, str]]
-    """Number in the stage, and first 16 hex digits of the digest, of each pack that some process trained on."""
+    """Number in the stage, and first 16 hex digits of the digest, of each pack that some process trained on.
+    """
     loss_by_source: dict[str, float | None]
     """The same mean over one source's supervised tokens; a source without any in the step is absent."""
     seconds: float
@@ -51,7 +52,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds that the slowest process waited for its packs."""
     tokens_per_second: float
     skew: dict[str, float]
-    """Work of the busiest process over the mean: `tokens`, `tiles`, and `pairs` of tokens that attend to each other."""
+    """Work of the busiest process over the mean: `tokens`, `tiles`, and `pairs` of tokens that attend to each
+    other."""
     skipped: int
     """Steps of the stage so far, this one too, whose gradient was not finite."""
 
@@ -59,8 +61,9 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 class Tally:
     """What a process saw of one step.
 
-    As float64 for the sum over processes: loss; stop; per source its loss and weight; per process its tokens, tiles,
-    pairs and wait; per pack of the step a count, and two halves of the first 64 bits of its digest (each exact).
+    As float64 for the sum over processes: loss; stop; per source its loss and weight; per process its tokens,
+    tiles, pairs and wait; per pack of the step a count, and two halves of the first 64 bits of its digest
+    (each exact).
     """
 
     _PER_PROCESS = 4
@@ -72,8 +75,8 @@ class Tally:
         self._host = [0.0] * (1 + sources + self._PER_PROCESS * place.world + self._PER_PACK * batch)
 
     def add(self, micro: Micro, weights: Sequence[float], loss_sum: torch.Tensor, by_source: torch.Tensor) -> None:
-        """`weights` [S] and `by_source` [S], float64: the sources' weights and weighted losses; the latter, and
-        `loss_sum`, stay on the device."""
+        """`weights` [S] and `by_source` [S], float64: the sources' weights and weighted losses; the latter,
+        and `loss_sum`, stay on the device."""
         self._loss[0] += loss_sum.detach()
         self._loss[1:] += by_source
         host, place = self._host, self._place
@@ -91,7 +94,8 @@ class Tally:
             host[slot + 2] += digest & 0xFFFFFFFF
 
     def total(self, *, norm: torch.Tensor, stop: bool, wait: float) -> Total:
-        """Sum over the processes. In all of them; each gets the same. `norm`, which all have, comes along to the host."""
+        """Sum over the processes. In all of them; each gets the same. `norm`, which all have, comes along to
+        the host."""
         self._host[0] = float(stop)
         self._host[1 + self._sources + self._PER_PROCESS * self._place.rank + 3] = wait
         summed = torch.cat([self._loss, torch.tensor(self._host, dtype=torch.float64).to(self._device)])
@@ -154,12 +158,14 @@ class Log:
         self._file = (out / NAME).open("ab")
 
     def write(self, line: Line) -> None:
-        """Append, in one write to the operating system: a killed process leaves whole lines, or one cut short."""
+        """Append, in one write to the operating system: a killed process leaves whole lines, or one cut
+        short."""
         self._file.write(msgspec.json.encode(line) + b"\n")
         self._file.flush()
 
     def sync(self) -> None:
-        """Make what was written durable. Before a checkpoint is, for a checkpoint vouches for the lines before it."""
+        """Make what was written durable. Before a checkpoint is, for a checkpoint vouches for the lines
+        before it."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -167,10 +173,11 @@ class Log:
 
 
 def cut(out: Path, done: Sequence[str], stage: str | None, step: int) -> None:
-    """Keep the lines of stages that are `done` and those of `stage` before `step`; drop the rest, and a line cut short.
+    """Keep the lines of stages that are `done` and those of `stage` before `step`; drop the rest, and a line
+    cut short.
 
-    What comes after is trained again, so that each step is in the file once. Raises TrainError if the file lacks a
-    step that it should have: it was changed by another hand.
+    What comes after is trained again, so that each step is in the file once. Raises TrainError if the file
+    lacks a step that it should have: it was changed by another hand.
     """
     path = out / NAME
     if not path.exists():

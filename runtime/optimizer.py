@@ -1,7 +1,7 @@
 """Which parameters a stage trains, in which groups, and the AdamW over them.
 
-The groups' rates and decay are ours to know and to set, every step, by position: an optimizer state that was saved and
-loaded again is trusted for its moments alone.
+The groups' rates and decay are ours to know and to set, every step, by position: an optimizer state that was
+saved and loaded again is trusted for its moments alone.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Group:
 
 
 def freeze(model: nn.Module, settings: TrainSettings) -> None:
-    """Let exactly the modules with a learning rate be trained: sets `requires_grad` of every parameter, one way or the
-    other. Raises TrainError when nothing is left to train or a module does not exist."""
+    """Let exactly the modules with a learning rate be trained: sets `requires_grad` of every parameter, one
+    way or the other. Raises TrainError when nothing is left to train or a module does not exist."""
     modules = dict(model.named_children())
     unknown = sorted(set(settings.lr) - set(modules))
     if unknown:
@@ -70,7 +70,8 @@ def _is_vector(parameter: nn.Parameter) -> bool:
 
 
 def adamw(model: nn.Module, groups: list[Group], settings: TrainSettings) -> torch.optim.AdamW:
-    """torch's AdamW (Loshchilov and Hutter 2019): DeepSpeed's own would be compiled on first use, for minutes."""
+    """torch's AdamW (Loshchilov and Hutter 2019): DeepSpeed's own would be compiled on first use, for
+    minutes."""
     parameters = dict(model.named_parameters())
     return torch.optim.AdamW(
         [{"params": [parameters[name] for name in each.names], "weight_decay": each.weight_decay} for each in groups],
@@ -84,7 +85,8 @@ def adamw(model: nn.Module, groups: list[Group], settings: TrainSettings) -> tor
 def set_rates(
     optimizer: torch.optim.Optimizer, groups: list[Group], rates: dict[str, float], settings: TrainSettings
 ) -> None:
-    """Give every group of `optimizer` (or of DeepSpeed's wrapper around it) the hyper-parameters it must have."""
+    """Give every group of `optimizer` (or of DeepSpeed's wrapper around it) the hyper-parameters it must
+    have."""
     for wanted, held in zip(groups, optimizer.param_groups, strict=True):
         held["lr"] = rates[wanted.module]
         held["weight_decay"] = wanted.weight_decay

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtime.errors import ArgumentError
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
@@ -39,7 +41,8 @@ _VARIABLES = {"rank": "RANK", "world": "WORLD_SIZE", "local_rank": "LOCAL_RANK",
 
 
 def place() -> Place:
-    """From the variables that torchrun sets; one process alone without them. Raises ArgumentError when only some are."""
+    """From the variables that torchrun sets; one process alone without them. Raises ArgumentError when only
+    some are."""
     found = {field: os.environ.get(name) for field, name in _VARIABLES.items()}
     if found["rank"] is None and found["world"] is None:
         return Place(rank=0, world=1, local_rank=0, local_world=1)
@@ -63,7 +66,7 @@ def prepare() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # what it would find, after a warning
 
 
-def device(place: Place):
+def device(place: Place) -> torch.device:
     """`cuda:<local rank>`, or the CPU where there is no GPU or DS_ACCELERATOR says cpu."""
     import torch
 
@@ -87,8 +90,9 @@ def threads(place: Place) -> int:
 def compute_repeatably(threads: int) -> None:
     """Same weights, same packs, same machine and same number of threads: same bits.
 
-    A reduction over several threads depends on how many there are, so the number is part of the run (run.json) and a
-    resumed run takes it over. On a GPU an operation that has no deterministic form still runs, with a warning.
+    A reduction over several threads depends on how many there are, so the number is part of the run
+    (run.json) and a resumed run takes it over. On a GPU an operation that has no deterministic form still
+    runs, with a warning.
     """
     import torch
 
@@ -98,12 +102,12 @@ def compute_repeatably(threads: int) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def join(place: Place, device) -> None:
+def join(place: Place, device: torch.device) -> None:
     """Meet the other processes: gloo between CPUs, NCCL between GPUs.
 
-    DeepSpeed's own all-reduce through shared memory is switched off: it is compiled on first use for about half a
-    minute, fails where there is no C++ compiler or ninja, and waits for ever on a lock file that a killed compilation
-    has left. gloo gives the same sums.
+    DeepSpeed's own all-reduce through shared memory is switched off: it is compiled on first use for about
+    half a minute, fails where there is no C++ compiler or ninja, and waits for ever on a lock file that a
+    killed compilation has left. gloo gives the same sums.
     """
     import deepspeed
     import deepspeed.ops
@@ -116,7 +120,7 @@ def join(place: Place, device) -> None:
     if not torch.distributed.is_initialized():
         for field, name in _VARIABLES.items():
             os.environ.setdefault(name, str(getattr(place, field)))  # DeepSpeed looks there too
-        meeting = {}  # as torchrun has it: at MASTER_ADDR and MASTER_PORT
+        meeting: dict[str, Any] = {}  # as torchrun has it: at MASTER_ADDR and MASTER_PORT
         if STORE in os.environ:
             meeting["store"] = torch.distributed.FileStore(os.environ[STORE], place.world)
         elif place.world == 1:
@@ -156,10 +160,10 @@ def gather(value: T) -> list[T]:
     return values
 
 
-def from_first(make: Callable[[], T], place: Place) -> T:
-    """What `make` gives in the first process, in every process."""
+def from_first(value: T | None) -> T:
+    """The first process's `value`, in every process."""
     import torch.distributed
 
-    values = [make() if place.first else None]
+    values = [value]
     torch.distributed.broadcast_object_list(values, src=0)
     return values[0]  # type: ignore[return-value]

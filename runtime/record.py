@@ -1,7 +1,7 @@
 """`RUN/run.json`: what a run is made of, written when it begins, and what a resumed run must still find.
 
-A run is a build's root and a few matters of the machine that a checkpoint depends on. When the build given at a resume
-is not the run's, the parts recorded here say which of them moved.
+A run is a build's root and a few matters of the machine that a checkpoint depends on. When the build given at
+a resume is not the run's, the parts recorded here say which of them moved.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ def parts(manifest: Manifest) -> dict[str, Any]:
         "geometry": manifest.geometry,
         "tokenizer": manifest.tokenizer,
         "template": manifest.template,
-        "stages": {
-            stage.name: {field: getattr(stage, field) for field in covered} for stage in manifest.stages
-        },
+        "stages": {stage.name: {field: getattr(stage, field) for field in covered} for stage in manifest.stages},
         "stages in order": " ".join(stage.name for stage in manifest.stages),
     }
     return msgspec.json.decode(msgspec.json.encode(made))  # as it will be read back: a tuple is a list
@@ -86,9 +84,9 @@ def settle(
 ) -> Record:
     """What the run in `arguments.out` is to be, or is; nothing is written.
 
-    `begun`: it has something to lose (a run that never made a step is begun anew). `precision` is what this machine
-    would take when none is asked for. Raises ArgumentError for flags that do not fit, ResumeError when the run in the
-    folder is another.
+    `begun`: it has something to lose (a run that never made a step is begun anew). `precision` is what this
+    machine would take when none is asked for. Raises ArgumentError for flags that do not fit, ResumeError
+    when the run in the folder is another.
     """
     if begun and not arguments.resume:
         raise ArgumentError(
@@ -178,7 +176,8 @@ def _continued(found: Record, arguments: Arguments, manifest: Manifest, path: Pa
 
 @contextmanager
 def lock(out: Path) -> Iterator[None]:
-    """Have the run's folder, made if need be, for this process alone. The lock falls with the process, however it ends.
+    """Have the run's folder, made if need be, for this process alone. The lock falls with the process,
+    however it ends.
 
     Raises ArgumentError when another process has it.
     """

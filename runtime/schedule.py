@@ -1,7 +1,7 @@
 """The learning rate as a pure function of the step.
 
-Nothing here has a state, so there is nothing to save, to restore, or to lose: DeepSpeed's universal checkpoints, for
-one, give every parameter group the rates of the first.
+Nothing here has a state, so there is nothing to save, to restore, or to lose: DeepSpeed's universal
+checkpoints, for one, give every parameter group the rates of the first.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from shards.manifest import TrainSettings
 def factor(step: int, steps: int, settings: TrainSettings) -> float:
     """Share of the peak learning rate at `step`, counted from 0, of a stage of `steps`.
 
-    Warm-up is linear and ends at the peak: step `warmup_steps - 1` is the first at full rate. After it, `constant`
-    stays, while `linear` and `cosine` (half a period, Loshchilov and Hutter 2017, without restarts) go down to
-    `min_lr_ratio`, which the stage's last step has exactly.
+    Warm-up is linear and ends at the peak: step `warmup_steps - 1` is the first at full rate. After it,
+    `constant` stays, while `linear` and `cosine` (half a period, Loshchilov and Hutter 2017, without
+    restarts) go down to `min_lr_ratio`, which the stage's last step has exactly.
     """
     if not 0 <= step < steps:
         raise ValueError(f"step {step} is not in a stage of {steps} steps")

@@ -2,9 +2,9 @@
 
     settle -> for each stage: weights in, engine, steps, checkpoints, weights out
 
-A stage that has its weights in RUN/<stage> is done. Every other stage begins with the weights of the one before, read
-from there, whether the run was interrupted between them or not; so that a run, however often it is killed and resumed,
-goes through the same states.
+A stage that has its weights in RUN/<stage> is done. Every other stage begins with the weights of the one
+before, read from there, whether the run was interrupted between them or not; so that a run, however often it
+is killed and resumed, goes through the same states.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from blake3 import blake3
@@ -24,12 +25,15 @@ from rich.console import Console
 from runtime import checkpoint, metrics, processes, record, weights
 from runtime.arguments import Arguments
 from runtime.engine import Engine
-from runtime.errors import ArgumentError, CheckpointError, DivergedError, Interrupted
-from runtime.loader import Division, Play, play, source_names
+from runtime.errors import ArgumentError, CheckpointError, DivergedError, StoppedError
+from runtime.loader import Division, Micro, Play, play, source_names
 from runtime.processes import Place
 from runtime.schedule import learning_rates
 from shards.build import Build, StageReader
 from shards.manifest import StageEntry
+
+if TYPE_CHECKING:
+    import torch
 
 SKIPS = 10
 """Steps in a row without a finite gradient that end a run: it will not come back by itself."""
@@ -40,7 +44,9 @@ _RESERVED = {checkpoint.FOLDER, record.NAME, metrics.NAME}
 class Run:
     """A run in one process."""
 
-    def __init__(self, arguments: Arguments, build: Build, settled: record.Record, place: Place, device) -> None:
+    def __init__(
+        self, arguments: Arguments, build: Build, settled: record.Record, place: Place, device: torch.device
+    ) -> None:
         self.arguments, self.build, self.settled, self.place, self.device = arguments, build, settled, place, device
         self.out: Path = arguments.out
         self.stages = [entry for entry in build.manifest.stages if entry.name in settled.stages]
@@ -52,20 +58,23 @@ class Run:
         """What to say of it, once all processes have stopped at one step."""
 
     def done(self, entry: StageEntry) -> bool:
-        """Whether the stage's weights are saved. Raises CheckpointError if weights of another build stand there."""
-        config = weights.read_config(self.out / entry.name)
-        if config is None:
+        """Whether the stage's weights are saved. Raises CheckpointError if something else stands there."""
+        folder = self.out / entry.name
+        config = weights.read_config(folder)
+        if config is None and not folder.exists():
             return False
-        if (config.root, config.stage) != (self.settled.root, entry.name):
+        if config is None or (config.root, config.stage) != (self.settled.root, entry.name):
             raise CheckpointError(
-                f"weights of stage {config.stage!r} of the build with root {config.root[:16]}",
-                where=str(self.out / entry.name),
-                mend="move the folder away",
+                f"something else stands where the weights of stage {entry.name!r} belong",
+                where=str(folder),
+                why=f"it is stage {config.stage!r} of the build with root {config.root[:16]}" if config else "",
+                mend="move it away, or begin the run in another folder",
             )
         return True
 
     def execute(self) -> None:
-        """Train what is left to train. Raises TrainError or ShardError; Interrupted after a signal, once all is saved."""
+        """Train what is left to train. Raises TrainError or ShardError; StoppedError after a signal, once all
+        is saved."""
         finished = [entry.name for entry in self.stages if self.done(entry)]
         left = [entry for entry in self.stages if entry.name not in finished]
         if [entry.name for entry in self.stages[: len(finished)]] != finished:
@@ -89,7 +98,7 @@ class Run:
                 break
             ended = self._train(entry, previous, start, last)
             if self.stopped:
-                raise Interrupted(self.stopped, signal_number=self.stop or signal.SIGINT, mend="go on with --resume")
+                raise StoppedError(self.stopped, signal_number=self.stop or signal.SIGINT, mend="go on with --resume")
             if not ended:
                 break
             before += entry.steps
@@ -133,7 +142,7 @@ class Run:
         model = build_model(manifest.geometry.name, manifest.geometry, manifest.seed, dtype)
         origin = previous or (Path(settled.init) if settled.init else None)
         loaded = f"{weights.load(model, origin)} tensors from {origin}" if origin else f"random, seed {manifest.seed}"
-        parts = [tuple(row) for row in describe(model)]
+        parts = describe(model)
         engine = Engine(
             model, entry.train, division, zero=settled.zero, precision=settled.precision, device=self.device
         )
@@ -211,7 +220,8 @@ class Run:
     def _steps(
         self, engine: Engine, entry: StageEntry, division: Division, state: checkpoint.State, last: int
     ) -> checkpoint.State:
-        """Steps `state.step` to `last`, with a checkpoint every so often, and one where it stops before the stage's end."""
+        """Steps `state.step` to `last`, with a checkpoint every so often, and one where it stops before the
+        stage's end."""
         saved = state.step
         stage = self.build.stage(entry.name)
         micros = play(
@@ -272,7 +282,7 @@ class Run:
         stage: StageReader,
         division: Division,
         state: checkpoint.State,
-        micros: Iterator,
+        micros: Iterator[Micro],
     ) -> tuple[metrics.Line, bool]:
         """Train one step. Its line, and whether some process was asked to stop."""
         import torch
@@ -354,16 +364,16 @@ def train(arguments: Arguments, build: Build) -> None:
     with record.lock(arguments.out) if place.first else nullcontext():
         device = processes.device(place)
         # in the first process, before the others are waited for: a mistake in the command is said at once
-        settled = _settle(arguments, build, place, device) if place.first else None
+        mine = _settle(arguments, build, place, device) if place.first else None
         processes.join(place, device)
-        settled = processes.from_first(lambda: settled, place)
+        settled = processes.from_first(mine)
         processes.compute_repeatably(settled.threads)
         run = Run(arguments, build, settled, place, device)
         with _stopping_gently(run):
             run.execute()
 
 
-def _settle(arguments: Arguments, build: Build, place: Place, device) -> record.Record:
+def _settle(arguments: Arguments, build: Build, place: Place, device: torch.device) -> record.Record:
     """What the run is, written to its folder if all that can be known beforehand is right."""
     out = arguments.out
     stages = [out / entry.name for entry in build.manifest.stages]

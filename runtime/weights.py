@@ -1,8 +1,8 @@
 """Weights that are handed on: a folder with `model.safetensors` and `config.json`, whole or not there.
 
-They are the end of a stage, the start of the next, `--init` of another run, and what is exported. Never a pickle.
-A tensor that several names share (a tied head) is stored once, under the first of them; `shared` in config.json has the
-others. Tensors have the precision that the stage was trained in.
+They are the end of a stage, the start of the next, `--init` of another run, and what is exported. Never a
+pickle. A tensor that several names share (a tied head) is stored once, under the first of them; `shared` in
+config.json has the others. Tensors have the precision that the stage was trained in.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def gather(model: nn.Module, place: Place) -> dict[str, torch.Tensor]:
 
 
 def save(model: nn.Module, folder: Path, place: Place, /, **about: Any) -> None:
-    """Write `folder`, which appears when it is whole. `about` are Config's fields from `model` to `precision`.
+    """Write `folder`, which appears when it is whole. `about` are Config's fields from `model` to
+    `precision`.
 
     In all processes; returns when the folder is there. OSError when it cannot be written.
     """
@@ -112,8 +113,8 @@ def read_config(folder: Path) -> Config | None:
 def load(model: nn.Module, folder: Path) -> int:
     """Give `model` the weights in `folder`, every tensor of it, converted to its precision. Returns how many.
 
-    Nothing is left at random: a name that only one of the two has, or another shape, is an error. So are weights that
-    are not those config.json was written for. Raises CheckpointError.
+    Nothing is left at random: a name that only one of the two has, or another shape, is an error. So are
+    weights that are not those config.json was written for. Raises CheckpointError.
     """
     path = folder / FILE
     if not path.exists():

@@ -28,9 +28,7 @@ def train(context: typer.Context) -> None:
         os.execv(sys.executable, [*program, "--help"])
     processes = _take_nproc(arguments)
     if processes > 1:
-        # --standalone: a free port on this machine, so that two runs beside each other do not meet
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        program = [sys.executable, *launcher, "-m", "runtime"]
+        program = [sys.executable, "-m", "runtime.launch", str(processes)]
     os.execv(sys.executable, [*program, *arguments])
 
 

@@ -97,26 +97,19 @@ def _supervised(pack: Pack, start: int, end: int) -> int:
 def _runs(pack: Pack, start: int, end: int, tokenizer: Tokenizer, tokens_per_tile: int) -> list[Run]:
     """Cut [start, end) wherever supervision or an image begins or ends, and decode each part."""
     images = {int(image["start"]): image for image in pack.images if start <= image["start"] < end}
-    cuts = {start, end}
-    image_ends = {}
+    spans = [(int(a), int(b)) for a, b in zip(pack.spans["start"], pack.spans["end"], strict=True) if start <= a < end]
+    cuts = {start, end, *(cut for span in spans for cut in span)}
     for at, image in images.items():
         tiles = int(image["cols"]) * int(image["rows"]) + int(image["thumbnail"])
-        image_ends[at] = at + tiles * tokens_per_tile
-        cuts |= {at, image_ends[at]}
-    for span in pack.spans:
-        if start <= span["start"] < end:
-            cuts |= {int(span["start"]), int(span["end"])}
-    starts = set(pack.spans["start"].tolist())
-    supervised = False
-    spans_end = set(pack.spans["end"].tolist())
+        cuts |= {at, at + tiles * tokens_per_tile}
     runs = []
     for a, b in pairwise(sorted(cuts)):
-        supervised = a in starts or (supervised and a not in spans_end)
         if a in images:
             image = images[a]
             grid = f"{image['cols']} x {image['rows']}" + (" + thumbnail" if image["thumbnail"] else "")
             runs.append(Run(text="", supervised=False, image=image["digest"].tobytes().hex(), grid=grid))
         else:
+            supervised = any(first <= a < last for first, last in spans)
             runs.append(Run(text=tokenizer.decode(pack.tokens[a:b].astype(np.uint32)), supervised=supervised))
     return runs
 

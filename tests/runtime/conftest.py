@@ -21,8 +21,8 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """This process as the only one of a run: DeepSpeed, gloo, and one thread an operation. Left as it was found, but
-    for the process group, which lasts as long as the tests."""
+    """This process as the only one of a run: DeepSpeed, gloo, and one thread an operation. Left as it was
+    found, but for the process group, which lasts as long as the tests."""
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     import torch
@@ -41,8 +41,8 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def train(alone: None, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Train in this process, as the command line would: `train(build, "--out", run, ..., status=0)` gives what was
-    printed."""
+    """Train in this process, as the command line would: `train(build, "--out", run, ..., status=0)` gives
+    what was printed."""
     from runtime.__main__ import main
 
     def run(*arguments: object, status: int = 0) -> str:

@@ -16,9 +16,12 @@ TIMEOUT = 120
 """Seconds. A run takes about 15; processes that wait for each other would take for ever."""
 
 
-def start(*arguments: object, processes: int = 1) -> subprocess.Popen[str]:
-    """Start training in its own process group: in one process, or in several."""
+def start(*arguments: object, processes: int = 1, torchrun: bool = False) -> subprocess.Popen[str]:
+    """Start training in its own process group: in one process, or in several, under our launcher or torch's."""
     program = ["-m", "runtime"] if processes == 1 else ["-m", "runtime.launch", str(processes)]
+    if torchrun:
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        program = [*launcher, "-m", "runtime"]
     kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "MIXC_STORE")}
     return subprocess.Popen(
         [sys.executable, *program, *map(str, arguments)],
@@ -32,9 +35,9 @@ def start(*arguments: object, processes: int = 1) -> subprocess.Popen[str]:
     )
 
 
-def train(*arguments: object, processes: int = 1, status: int = 0) -> str:
+def train(*arguments: object, processes: int = 1, torchrun: bool = False, status: int = 0) -> str:
     """Train to the end, which must be `status`. Returns what was printed."""
-    process = start(*arguments, processes=processes)
+    process = start(*arguments, processes=processes, torchrun=torchrun)
     try:
         printed, _ = process.communicate(timeout=TIMEOUT)
     finally:

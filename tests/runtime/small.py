@@ -72,8 +72,8 @@ IMAGES = [image(number) for number in range(3)]
 
 
 def pack_of(*samples: tuple[str, list[int], int | None, float]) -> Pack:
-    """Samples end to end: (source, text tokens, number of its image or None, weight). All text but the first token is
-    supervised."""
+    """Samples end to end: (source, text tokens, number of its image or None, weight). All text but the first
+    token is supervised."""
     tokens: list[int] = []
     segments, spans, images = [], [], []
     for source, text, picture, weight in samples:
@@ -94,8 +94,8 @@ def pack_of(*samples: tuple[str, list[int], int | None, float]) -> Pack:
 
 
 def steps_of(steps: int, seed: int) -> list[list[Pack]]:
-    """Steps of four packs, heaviest first: one image in even steps and two in odd ones, so that two processes work once
-    on an image beside text and once both on one; the last step ends in an empty pack."""
+    """Steps of four packs, heaviest first: one image in even steps and two in odd ones, so that two processes
+    work once on an image beside text and once both on one; the last step ends in an empty pack."""
     random = np.random.default_rng(seed)
 
     def text(least: int) -> list[int]:
@@ -118,7 +118,8 @@ def steps_of(steps: int, seed: int) -> list[list[Pack]]:
 def write_build(
     folder: Path, stages: dict[str, tuple[TrainSettings, list[list[Pack]]]], *, tokenizer: str = "0" * 64
 ) -> Path:
-    """A build of these stages: settings, and packs by step. Two token shards a stage, where it has packs for two."""
+    """A build of these stages: settings, and packs by step. Two token shards a stage, where it has packs for
+    two."""
     folder.mkdir(parents=True)
     entries = []
     for name, (settings, steps) in stages.items():

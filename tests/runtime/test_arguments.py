@@ -17,7 +17,32 @@ def test_defaults():
 
 def test_all_flags():
     given = parse(
-        ["B", "--out", "R", "--stages", "a,b", "--max-steps", "9", "--resume", "--zero", "3", "--precision", "bf16", "--micro-batch", "4", "--workers", "0", "--save-every", "5", "--keep", "1", "--init", "W", "--log-every", "10"]
+        [
+            "B",
+            "--out",
+            "R",
+            "--stages",
+            "a,b",
+            "--max-steps",
+            "9",
+            "--resume",
+            "--zero",
+            "3",
+            "--precision",
+            "bf16",
+            "--micro-batch",
+            "4",
+            "--workers",
+            "0",
+            "--save-every",
+            "5",
+            "--keep",
+            "1",
+            "--init",
+            "W",
+            "--log-every",
+            "10",
+        ]
     )
     assert given == Arguments(
         build=Path("B"),
@@ -39,9 +64,22 @@ def test_all_flags():
 def test_no_flag_is_added_without_thought():
     """Settings of training belong to the spec; a flag here is a matter of paths or of the machine."""
     flags = {flag for action in parser()._actions for flag in action.option_strings}
-    assert flags == set(
-        ["-h", "--help", "--out", "--stages", "--max-steps", "--resume", "--zero", "--precision", "--micro-batch", "--workers", "--save-every", "--keep", "--init", "--log-every"]
-    )
+    assert flags == {
+        "-h",
+        "--help",
+        "--out",
+        "--stages",
+        "--max-steps",
+        "--resume",
+        "--zero",
+        "--precision",
+        "--micro-batch",
+        "--workers",
+        "--save-every",
+        "--keep",
+        "--init",
+        "--log-every",
+    }
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing(make, build, zero, precis
 
 
 def test_bf16_gradients_are_added_up_in_fp32(build):
-    """At ZeRO 0, where DeepSpeed itself rounds after each micro-step: 32 times a gradient is exactly 32 times it."""
+    """At ZeRO 0, where DeepSpeed itself rounds after each micro-step: 32 times a gradient is exactly 32 times
+    it."""
     from runtime.engine import Engine
     from runtime.model.sail_vl import build_model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 
 import pytest
@@ -38,7 +39,8 @@ def test_every_pack_of_a_step_is_trained_once(division, step):
 
 @given(division=divisions(), step=st.integers(0, 1000))
 def test_ranks_do_neighbours_in_the_order_of_cost(division, step):
-    """So that, packs of a step being sorted by cost, a rank never does more than one pack's range more than another."""
+    """So that, packs of a step being sorted by cost, a rank never does more than one pack's range more than
+    another."""
     for micro in range(division.micro_steps):
         ranks = [division.packs(step, micro, rank) for rank in range(division.world)]
         for place in range(division.micro_batch):
@@ -91,7 +93,7 @@ def test_a_micro_step_holds_what_the_build_does(build):
 
 def _lengths(pack):
     starts = [*pack.segments["start"].tolist(), len(pack.tokens)]
-    return [end - start for start, end in zip(starts, starts[1:], strict=False)]
+    return [end - start for start, end in itertools.pairwise(starts)]
 
 
 def test_shares_of_the_ranks_add_up_to_the_denominator(build):

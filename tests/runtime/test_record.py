@@ -118,9 +118,7 @@ def test_parts_cover_what_the_root_does(manifest):
         assert with_root(other).root != manifest.root
         assert len(record.moved(record.parts(manifest), record.parts(other))) == 1
     turned = msgspec.structs.replace(manifest, stages=manifest.stages[::-1])
-    assert record.moved(record.parts(manifest), record.parts(turned)) == [
-        "stages in order (align tune -> tune align)"
-    ]
+    assert record.moved(record.parts(manifest), record.parts(turned)) == ["stages in order (align tune -> tune align)"]
 
 
 def test_the_folder_is_for_one_process(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import msgspec
@@ -46,7 +47,7 @@ def test_rises_to_the_peak_then_falls_to_the_least(schedule, steps, warmup, leas
     top = factors.index(1)
     assert factors[: top + 1] == sorted(factors[: top + 1])
     fall = factors[max(top, made.warmup_steps - 1) :]
-    assert all(later <= earlier + 1e-12 for earlier, later in zip(fall, fall[1:], strict=False))
+    assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(fall))
     if schedule != "constant" and steps > max(made.warmup_steps, 1):
         assert factors[-1] == least
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import shutil
 
@@ -240,6 +241,27 @@ def test_a_run_starts_from_given_weights(train, build, whole, tmp_path):
     train(build, "--out", tmp_path / "run", "--zero", 0, "--init", whole / "align", "--stages", "tune")
     assert weights(tmp_path / "run")["tune"] == weights(whole)["tune"]
     assert [row["packs"] for row in lines(tmp_path / "run")] == [row["packs"] for row in lines(whole)[3:]]
+
+
+def test_a_full_disk_is_said_and_costs_nothing_that_was_saved(train, build, whole, tmp_path, monkeypatch):
+    train(build, "--out", tmp_path, "--zero", 0, "--max-steps", 1)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "checkpoints"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "atomic_write", full)
+        said = train(build, "--out", tmp_path, "--resume", "--max-steps", 2, status=2)
+    assert "No space left on device" in said and "--resume" in said and "Traceback" not in said
+    train(build, "--out", tmp_path, "--resume")
+    assert weights(tmp_path) == weights(whole)
+
+
+def test_what_stands_where_weights_belong_is_not_written_over(train, build, tmp_path):
+    train(build, "--out", tmp_path, "--zero", 0, "--max-steps", 1)
+    (tmp_path / "align").mkdir()
+    (tmp_path / "align" / "notes").write_text("mine")
+    assert "something else stands where" in train(build, "--out", tmp_path, "--resume", status=2)
 
 
 def test_lines_beyond_the_checkpoint_are_trained_and_told_again(train, build, tmp_path):
