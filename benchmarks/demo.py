@@ -51,7 +51,9 @@ class Bench:
         build, kept = self.folder / "build", self.folder / "kept"
         print(f"{'first compile, tokenizer made and proven':44} {self.mixc('compile', SPEC, '-o', kept):6.2f} s")
         for workers in ("1", "2"):
-            self.median(f"compile, empty cache, {workers} workers", "compile", SPEC, "-o", build, "-j", workers, fresh=True)
+            self.median(
+                f"compile, empty cache, {workers} workers", "compile", SPEC, "-o", build, "-j", workers, fresh=True
+            )
         self.median("compile, full cache", "compile", SPEC, "-o", build)
         self.median("compile, full cache, one weight changed", "compile", OTHER, "-o", build)
         self.median("verify", "verify", kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import duckdb
@@ -46,7 +47,7 @@ def test_shards_cover_every_pack_once_and_are_neither_dust_nor_boulders(stages: 
     for index, plan in enumerate(plans):
         own = [task for task in tasks if task.stage == index]
         assert own[0].first == 0 and own[-1].last == plan.packs
-        assert all(a.last == b.first for a, b in zip(own, own[1:], strict=False))
+        assert all(a.last == b.first for a, b in itertools.pairwise(own))
         for task in own:
             size = task.last - task.first
             assert size == 1 or size * plan.sequence_length <= MAX_SHARD_TOKENS
