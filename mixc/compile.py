@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -339,7 +340,8 @@ def _held(folder: Path) -> Iterator[None]:
 
 def _sweep(out: Path) -> None:
     """Remove staging folders of this build that no living compile holds."""
-    for folder in out.parent.glob(f".{out.name}.*.partial"):
+    ours = re.compile(rf"\.{re.escape(out.name)}\.([0-9]+|[0-9a-f]{{16}}|replaced)\.partial")
+    for folder in [path for path in out.parent.iterdir() if ours.fullmatch(path.name) and path.is_dir()]:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
