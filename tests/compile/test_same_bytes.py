@@ -192,3 +192,14 @@ def test_a_cache_that_is_deleted_or_used_again_does_not_matter(mixc, demo: Path,
     shutil.rmtree(mixc.cache / "objects")
     mixc("compile", spec, "-o", tmp_path / "b", "--workers", "2")
     same(tmp_path / "b", demo)
+
+
+def test_adding_a_file_or_changing_a_weight_measures_only_what_is_new(mixc, tmp_path: Path) -> None:
+    spec = copy_demo(tmp_path / "spec")
+    first = mixc.json("compile", spec, "-o", tmp_path / "build", "-j", "2")["objects"]
+    assert first["reused"] == 0
+    changed = mixc.json("compile", spec, "-o", tmp_path / "b", "--set", "stages.align.mix.pages=0.3")["objects"]
+    assert changed == {"measured": 0, "reused": first["measured"]}
+    write_lines(spec.parent / "demo/data/prose/new.jsonl.zst", [b'{"text": "Something new, and long enough."}'], [0])
+    added = mixc.json("compile", spec, "-o", tmp_path / "c")["objects"]
+    assert added == {"measured": 1, "reused": first["measured"]}
