@@ -78,7 +78,10 @@ def test_interrupted_by_hand_it_says_so(mixc, tmp_path: Path) -> None:
         text=True,
         start_new_session=True,
     )
-    time.sleep(2.5)
+    deadline = time.monotonic() + 60
+    while not litter(mixc.cache):  # until it measures
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
