@@ -55,7 +55,7 @@ def unpack(folder: Path) -> dict[str, Path]:
         if deb is None or hashlib.sha256(deb.read_bytes()).hexdigest() != package.sha256:
             raise SystemExit(
                 f"{package.name}: not version {package.version} as pinned in {Path(__file__).name}; "
-                f"put that .deb into {folder} (snapshot.debian.org keeps every version)"
+                f"put that .deb into {folder} (Debian keeps every version in its snapshot archive)"
             )
         root = folder / "unpacked" / package.name
         if not root.exists():
