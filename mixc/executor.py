@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import tempfile
 import threading
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from copy import deepcopy
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -57,18 +60,35 @@ class LocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
             return
         context = multiprocessing.get_context("forkserver")
         with ProcessPoolExecutor(self.workers, mp_context=context, initializer=_die_with_parent) as pool:
-            futures = [pool.submit(self._run_for_rank, rank) for rank in ranks]
+            futures: list[Future[object]] = []
             try:
+                with _interrupts_held():
+                    forkserver.ensure_running()
+                    futures += [pool.submit(self._run_for_rank, rank) for rank in ranks]
                 for done, future in enumerate(as_completed(futures), 1):
                     future.result()
                     self._report(done, len(ranks))
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                for worker in multiprocessing.active_children():  # or leaving the pool would wait for their tasks
+                    worker.kill()
+                    worker.join()
                 raise
 
     def _report(self, done: int, total: int) -> None:
         if self.progress:
             self.progress(done, total)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Start workers here. They inherit SIGINT blocked: a ctrl-C reaches everybody at the terminal, but it is this process
+    alone that ends the others, and without a traceback from each; and it never finds one half-started."""
+    resource_tracker.ensure_running()  # first: it unblocks SIGINT once it has started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _die_with_parent() -> None:
