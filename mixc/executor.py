@@ -82,7 +82,7 @@ class LocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
     """Start workers here. They inherit SIGINT blocked: a ctrl-C reaches everybody at the terminal, but it is this process
-    alone that ends the others, and without a traceback from each; and it never finds one half-started."""
+    alone that ends the others, and without a traceback from each."""
     resource_tracker.ensure_running()  # first: it unblocks SIGINT once it has started
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -8,6 +8,8 @@ from typing import Any
 import duckdb
 import msgspec
 
+from mixc.plan.database import literal
+
 # What of a placement a training run sees, through the pack that it becomes. Provenance is not in it.
 SEEN = "pack, place, source, id, epoch, piece, piece_start, piece_end, weight, tokens, supervised_tokens, images, tiles"
 
@@ -50,17 +52,15 @@ class Plans:
 
     def __init__(self, a: Path, b: Path, stages_a: list[str], stages_b: list[str], spill: Path) -> None:
         self._db = duckdb.connect()
-        self._db.execute(f"SET temp_directory = {_literal(str(spill))}")
+        self._db.execute(f"SET temp_directory = {literal(str(spill))}")
         for side, folder, stages in (("a", a, stages_a), ("b", b, stages_b)):
             self._db.execute(f"CREATE TABLE stages_{side}(stage USMALLINT, name VARCHAR)")
             self._db.executemany(f"INSERT INTO stages_{side} VALUES (?, ?)", list(enumerate(stages)))
             self._db.execute(
-                f"CREATE VIEW {side} AS SELECT name, p.* FROM read_parquet({_literal(str(folder / 'placements.parquet'))}) p"
+                f"CREATE VIEW {side} AS SELECT name, p.* FROM read_parquet({literal(str(folder / 'placements.parquet'))}) p"
                 f" JOIN stages_{side} USING (stage)"
             )
-            self._db.execute(
-                f"CREATE VIEW drops_{side} AS FROM read_parquet({_literal(str(folder / 'drops.parquet'))})"
-            )
+            self._db.execute(f"CREATE VIEW drops_{side} AS FROM read_parquet({literal(str(folder / 'drops.parquet'))})")
 
     def close(self) -> None:
         self._db.close()
@@ -136,7 +136,3 @@ class Plans:
         row = self._db.execute(query, parameters or []).fetchone()
         assert row is not None
         return row
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

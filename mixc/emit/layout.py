@@ -7,6 +7,7 @@ from pathlib import Path
 import duckdb
 import msgspec
 
+from mixc.plan.database import literal
 from mixc.plan.tables import StagePlan
 from shards.layout import media_shard_name, token_shard_name
 
@@ -58,17 +59,17 @@ def order_media(plan: Path, objects: dict[int, Path], out: Path) -> list[MediaSh
     Of an image that stands in several fragments any copy will do, for they are equal; the lowest numbered is taken.
     """
     with duckdb.connect() as db:
-        db.execute(f"SET temp_directory = '{_quote(out.parent / 'spill')}'")
+        db.execute(f"SET temp_directory = {literal(str(out.parent / 'spill'))}")
         db.execute("CREATE TABLE place AS SELECT * FROM (VALUES (0::UINTEGER, '')) v(fragment, file) LIMIT 0")
         rows = [(number, str(path / "media.parquet")) for number, path in sorted(objects.items())]
         db.executemany("INSERT INTO place VALUES (?, ?)", rows or [(0, "")])
-        db.execute(f"CREATE VIEW placements AS FROM read_parquet('{_quote(plan / 'placements.parquet')}')")
+        db.execute(f"CREATE VIEW placements AS FROM read_parquet({literal(str(plan / 'placements.parquet'))})")
         files = sorted({file for _, file in rows})
         if not files:
             return []
         db.execute(
             "CREATE VIEW media AS SELECT * FROM read_parquet(["
-            + ", ".join(f"'{_quote(Path(file))}'" for file in files)
+            + ", ".join(literal(file) for file in files)
             + "], filename = 'file')"
         )
         db.execute(
@@ -91,15 +92,11 @@ def order_media(plan: Path, objects: dict[int, Path], out: Path) -> list[MediaSh
                              digest, fragment, "offset", size, extension, width, height
                       FROM used WINDOW w AS (ORDER BY stage, pack, segment, place))
                 ORDER BY number
-            ) TO '{_quote(out)}' (FORMAT parquet, COMPRESSION zstd)
+            ) TO {literal(str(out))} (FORMAT parquet, COMPRESSION zstd)
             """
         )
         ranges = db.execute(
-            f"SELECT shard, min(number), max(number) + 1 FROM read_parquet('{_quote(out)}') GROUP BY shard ORDER BY shard"
+            f"SELECT shard, min(number), max(number) + 1 FROM read_parquet({literal(str(out))}) GROUP BY shard ORDER BY shard"
         ).fetchall()
     # A huge image can pass over a whole shard's worth of bytes, so shards are numbered again, without holes.
     return [MediaShardTask(i, media_shard_name(i), first, last) for i, (_, first, last) in enumerate(ranges)]
-
-
-def _quote(path: Path) -> str:
-    return str(path).replace("'", "''")
