@@ -4,7 +4,10 @@ Defaults are filled, `extends` is gone, each quantity is an exact number with it
 long form, and what has no order is sorted. Stages keep theirs. Paths stay as they are written, relative to
 the spec, so the form does not depend on where the spec lies; what they hold is pinned by the fragments'
 digests, not here. What a default depends on outside the spec (a column's name by file format, the prompt
-by kind, tiles by model) stays null.
+by kind, tiles by model) stays null. `evidence` is gone too: it changes nothing.
+
+Keys that the language was given later stand in the form only where they say something (`_LATER`), so that the
+forms of specs without them, which locks pin, stay what they were.
 """
 
 from __future__ import annotations
@@ -14,17 +17,46 @@ from typing import Any
 import msgspec
 
 from mixc.spec.check import mix_entries
-from mixc.spec.quantity import Budget, format_warmup, parse_budget, parse_count, parse_warmup
-from mixc.spec.schema import MixEntry, Order, Source, Spec, Stage
+from mixc.spec.quantity import (
+    Budget,
+    format_held_out,
+    format_warmup,
+    parse_budget,
+    parse_count,
+    parse_held_out,
+    parse_warmup,
+)
+from mixc.spec.schema import Dedup, MixEntry, Order, Signal, Source, Spec, Stage
+
+_LATER: dict[type[msgspec.Struct], tuple[str, ...]] = {
+    Spec: ("groups", "signals", "decontaminate", "held_out", "continue_from"),
+    Source: ("columns", "messages_format", "frames", "max_frames", "number_images", "template"),
+    Stage: ("mix_end", "mix_schedule", "temperature", "reuse"),
+    MixEntry: ("quantile", "balance"),
+    Dedup: ("minhash", "image", "prefer"),
+}
+"""By struct: keys that are left out where they have their default."""
 
 
 def canonical(spec: Spec) -> dict[str, Any]:
     """The canonical form: dicts, lists, strings, numbers, booleans and None, keys sorted. `spec` has passed
     `check`; raises SpecError for a quantity that would not have."""
-    form = msgspec.to_builtins(spec)
+    form = _filled(spec)
     del form["extends"]
+    form["dedup"] = _filled(spec.dedup)
     form["sources"] = {name: _source(source) for name, source in spec.sources.items()}
     form["stages"] = [_stage(stage) for stage in spec.stages]
+    if spec.groups:
+        form["groups"] = {
+            name: sorted(members) if isinstance(members, list) else members for name, members in spec.groups.items()
+        }
+    if spec.signals:
+        signals = [Signal(name=each) if isinstance(each, str) else each for each in spec.signals]
+        form["signals"] = [msgspec.to_builtins(each) for each in sorted(signals, key=lambda signal: signal.name)]
+    if spec.decontaminate is not None:
+        form["decontaminate"]["against"] = _paths(spec.decontaminate.against)
+    if spec.held_out:
+        form["held_out"] = {name: format_held_out(parse_held_out(each)) for name, each in spec.held_out.items()}
     return _sorted(form)  # type: ignore[no-any-return]
 
 
@@ -33,16 +65,35 @@ def canonical_bytes(spec: Spec) -> bytes:
     return msgspec.json.encode(canonical(spec), order="sorted")
 
 
+def _filled(struct: msgspec.Struct) -> dict[str, Any]:
+    """Every key with its value or default, but none that is for people or that came later and says nothing."""
+    form: dict[str, Any] = msgspec.to_builtins(struct)
+    form.pop("evidence", None)
+    later = _LATER.get(type(struct), ())
+    for each in msgspec.structs.fields(struct):
+        if each.name in later and getattr(struct, each.name) == _default(each):
+            del form[each.name]
+    return form
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+
+
+def _paths(paths: str | list[str]) -> list[str]:
+    return sorted([paths] if isinstance(paths, str) else paths)
+
+
 def _source(source: Source) -> dict[str, Any]:
-    form: dict[str, Any] = msgspec.to_builtins(source)
-    form["path"] = sorted([source.path] if isinstance(source.path, str) else source.path)
+    form = _filled(source)
+    form["path"] = _paths(source.path)
     form["where"] = _expression(source.where)
     form["too_long"] = source.too_long or ("split" if source.kind == "text" else "drop")
     return form
 
 
 def _stage(stage: Stage) -> dict[str, Any]:
-    form: dict[str, Any] = msgspec.to_builtins(stage)
+    form = _filled(stage)
     budget = parse_budget(stage.budget, stage.unit)
     form["budget"] = str(budget)
     form["mix"] = {name: _entry(entry, budget) for name, entry in mix_entries(stage.mix).items()}
@@ -58,8 +109,11 @@ def _stage(stage: Stage) -> dict[str, Any]:
 
 
 def _entry(entry: MixEntry, budget: Budget) -> dict[str, Any]:
-    form: dict[str, Any] = msgspec.to_builtins(entry)
+    form = _filled(entry)
     form["where"] = _expression(entry.where)
+    for key, given in (("quantile", entry.quantile), ("balance", entry.balance)):
+        if given is not None:
+            form[key]["by"] = _expression(given.by)
     if entry.max_epochs is None:
         form["max_epochs"] = max(1.0, float(budget.amount)) if budget.unit == "epochs" else 1.0
     return form

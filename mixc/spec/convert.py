@@ -26,6 +26,12 @@ _HINTS = {
     "window": "write a whole number, or `10k`",
 }
 """By key: how a value of the wrong type should have been written."""
+_HELD_OUT_HINT = "write `500 samples` or `1%`"
+_NAME_HINTS = {
+    r"^[a-z][a-z0-9_]*$": "use small letters, digits and `_`, at most 100, a letter first: expressions name it without quotes"
+}
+"""By pattern: what a name may be made of, where it is less than for other names."""
+_NAME_HINT = "use letters, digits, `.`, `_` and `-`, at most 100, a letter or digit first"
 
 
 def convert(node: Node) -> Spec:
@@ -65,6 +71,8 @@ def describe(info: mi.Type) -> str:
 
 
 def _plural(info: mi.Type) -> str:
+    if isinstance(info, mi.UnionType):
+        return " or ".join(_plural(t) for t in info.types)
     if isinstance(info, mi.StructType):
         return "mappings"
     return {"text": "texts", "a name": "names", "a number": "numbers"}.get(describe(info), describe(info))
@@ -212,7 +220,7 @@ class _Checker:
                     Diagnostic(
                         message=f"`{printable(value)}` cannot be a name",
                         place=place,
-                        mend="use letters, digits, `.`, `_` and `-`, at most 100, a letter or digit first",
+                        mend=_NAME_HINTS.get(info.pattern or "", _NAME_HINT),
                     )
                 ]
         if isinstance(info, mi.IntType | mi.FloatType):
@@ -239,7 +247,8 @@ class _Checker:
             span = key if key and not node.raw else span  # nothing is written: show what it belongs to
         else:
             message = f"{what} must be {describe(info)}, got {_got(node)}"
-            mend = _HINTS.get(path.rpartition(".")[2], "") or _type_hint(node, info)
+            hint = _HELD_OUT_HINT if path.startswith("held_out.") else _HINTS.get(path.rpartition(".")[2], "")
+            mend = hint or _type_hint(node, info)
         return Diagnostic(message=message, place=span.place, mend=mend)
 
 

@@ -50,6 +50,10 @@ FUNCTIONS = _words(
 INEXACT = _words("ln log log2 log10 exp pow power ** ^ cbrt sin cos tan asin acos atan atan2 gamma lgamma")
 """Pure, but computed by the C library, whose last digit differs between machines."""
 
+PLACES = 22
+"""Decimal places to which `round` and `trunc` may go, before or after the point: DuckDB scales by the C library's power of
+ten, which is exact as far as a double holds it, up to 10^22."""
+
 TYPES = _words(
     "BOOLEAN BOOL LOGICAL TINYINT SMALLINT INTEGER INT BIGINT HUGEINT UTINYINT USMALLINT UINTEGER UBIGINT "
     "UHUGEINT INT1 INT2 INT4 INT8 INT16 INT32 INT64 INT128 UINT8 UINT16 UINT32 UINT64 UINT128 SHORT LONG "
@@ -336,11 +340,35 @@ def _check_function(tree: _Tree, node: dict[str, Any]) -> None:
         or any(argument.get("name") for argument in node.get("arguments", ()))
     ):
         raise tree.refuse(node, f"`{shown}` with named arguments, DISTINCT, FILTER or ORDER BY")
+    if name in ("round", "trunc") and len(node.get("arguments") or node.get("children") or ()) == 2:
+        places = _integer(_argument(node, 1))
+        if places is None or abs(places) > PLACES:
+            mend = f"write the places as a number from {-PLACES} to {PLACES}"
+            raise tree.refuse(node, f"`{shown}` to such places", mend, "its last digit differs between machines")
     if name.startswith("regexp_"):
         operator = tree.text[tree.where(node)[0]] in "~!" if tree.known(node) else "~" in tree.text
         if operator:
             mend = "write regexp_matches(x, '...') for a part or regexp_full_match(x, '...') for the whole"
             raise tree.refuse(node, "`~`", mend, "which of the two it means depends on the version of DuckDB")
+
+
+def _argument(node: dict[str, Any], place: int) -> dict[str, Any]:
+    """The expression of a function's argument."""
+    argument: dict[str, Any] = (node.get("arguments") or node["children"])[place]
+    inner: dict[str, Any] = argument.get("expression", argument)  # DuckDB before 2.0 has the expression itself
+    return inner
+
+
+def _integer(node: dict[str, Any]) -> int | None:
+    """Of a whole number written out; None for any other expression."""
+    if node["class"] != "CONSTANT":
+        return None
+    literal = node.get("literal") or {}
+    written = literal.get("text") if literal.get("kind") == "INTEGER" else (node.get("value") or {}).get("value")
+    try:
+        return int(written) if isinstance(written, int | str) and not isinstance(written, bool) else None
+    except ValueError:
+        return None
 
 
 def _check_cast(tree: _Tree, node: dict[str, Any]) -> None:

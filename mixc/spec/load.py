@@ -215,6 +215,9 @@ def _rebase(root: Mapping, folder: str, base: Path) -> Mapping:
     if isinstance(sources, Mapping):
         each = {name: moved(source, ("path", "image_root")) for name, source in sources.values.items()}
         values["sources"] = Mapping(each, sources.keys, sources.span)
+    for name, key in (("decontaminate", "against"), ("continue_from", "build")):
+        if name in values:
+            values[name] = moved(values[name], (key,))
     tokenizer = values.get("tokenizer")
     # a name has neither; a folder beside the spec is written `./folder`
     if isinstance(tokenizer, Scalar) and ("/" in tokenizer.raw or tokenizer.raw.endswith(".json")):

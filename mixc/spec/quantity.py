@@ -103,6 +103,37 @@ def format_warmup(warmup: int | Fraction) -> str:
     return f"{warmup} steps" if isinstance(warmup, int) else f"{_decimal(warmup * 100)}%"
 
 
+def parse_held_out(value: str | int) -> int | Fraction:
+    """What of a source no stage may touch: a number of samples (`500 samples`, `10k samples`) as an int, or a share of
+    the source (`1%`) as a Fraction in (0, 1). Raises SpecError."""
+    number, suffix, word = _split(value, "an amount to hold out", "`500 samples` or `1%`")
+    if word == "%":
+        if not 0 < number < 100:
+            raise SpecError(
+                f"what is held out must be above 0% and below 100%, got `{printable(str(value))}`",
+                mend="leave the source out of every mix to train on none of it" if number >= 100 else "",
+            )
+        return number / 100
+    if word not in ("sample", "samples"):
+        raise SpecError(
+            f"`{printable(str(value))}` must be in samples or a percentage", mend="write `500 samples` or `1%`"
+        )
+    count = _whole(number * suffix, value, "samples")
+    if count < 1:
+        raise SpecError(f"what is held out must be at least 1 sample, got `{printable(str(value))}`")
+    return count
+
+
+def format_held_out(amount: int | Fraction) -> str:
+    """The shortest text that `parse_held_out` reads as this."""
+    return f"{amount} samples" if isinstance(amount, int) else f"{_decimal(amount * 100)}%"
+
+
+def as_written(number: float) -> Fraction:
+    """The number that its writer meant: 0.7 is 7/10, not the binary fraction nearest to it."""
+    return Fraction(repr(number))
+
+
 def _split(value: str | int, what: str, example: str) -> tuple[Fraction, int, str]:
     """(number, factor of its suffix, the word after it or `%` or nothing)."""
     text = str(value)

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import msgspec.inspect as mi
 
+from mixc.spec.check import EVERY_SAMPLE
 from mixc.spec.convert import describe
 from mixc.spec.diagnostics import InvalidSpecError
 from mixc.spec.expression import FUNCTIONS, INEXACT
@@ -94,11 +95,24 @@ stages:
     train: {lr: {language: 1e-5}, batch: 8}
 """
 
-SIGNALS = (
-    *("tokens", "supervised_tokens", "images", "tiles", "turns", "characters"),
-    *("width", "height", "image_bytes"),
-)
-"""The signals that every sample has (mixc.measure.facts.SIGNALS; a test compares the two)."""
+MIXES = """\
+groups:
+  web: [captions, alt_text]                         # by size
+  images: {web: 3, pages: 1}
+
+held_out: {prose: 1%, pages: 500 samples}
+
+stages:
+  - name: advance
+    budget: 100B tokens
+    mix: {images: 0.9, prose: {weight: 0.1, balance: {by: language}}}
+    mix_end: {images: 0.6, prose: 0.4}              # more prose, step by step
+    mix_schedule: cosine
+    temperature: 2                                  # of 0.9 and 0.1: 3 to 1
+    sequence_length: 8192
+    train: {lr: {projector: 2e-4}, batch: 512}
+"""
+"""A part of a spec; a test completes and checks it."""
 
 _SECTIONS = [
     ("Spec", "", "The keys of the file."),
@@ -107,8 +121,19 @@ _SECTIONS = [
     ("MixEntry", "stages[].mix.NAME", "A share with more to say than its weight."),
     ("Order", "stages[].order", ""),
     ("Train", "stages[].train", ""),
+    ("Quantile", "stages[].mix.NAME.quantile", "Membership by rank: a part of the samples sorted by `by`."),
+    (
+        "Balance",
+        "stages[].mix.NAME.balance",
+        "Resampling within a source, towards equal amounts for each value of `by`.",
+    ),
     ("Tiles", "tiles", "Overrides of the model's dynamic tiling."),
+    ("Signal", "signals[]", "A signal with settings, or one of your own."),
     ("Dedup", "dedup", ""),
+    ("MinHash", "dedup.minhash", ""),
+    ("ImageDedup", "dedup.image", ""),
+    ("Decontaminate", "decontaminate", ""),
+    ("ContinueFrom", "continue_from", "What was trained up to there counts as used."),
 ]
 
 
@@ -164,13 +189,32 @@ are reported together, each at its place:
 | `16M` | a budget in the stage's `unit` |
 | `10k`, `10k samples` | a window of `order` |
 | `3%`, `2000`, `2k steps` | a warm-up: a share of the stage, or steps |
+| `500 samples`, `1%` | an amount in `held_out`: of a source's samples |
 
 Suffixes are decimal: k = 10^3, M = 10^6, B = 10^9, T = 10^12. Arithmetic is exact: `0.3B` is 300,000,000, and
 what does not come out whole is an error.
 
+## Mixes
+
+A stage's shares are given by weights, which are divided by their sum, or follow from sizes (a list). They count the
+stage's `unit`.
+
+```yaml
+{MIXES}```
+
+- **Groups** stand for several sources. A group's share is divided among its members by their weights, or by their
+  sizes when they are a list, and a group may hold groups. In a mix, `where`, `max_epochs`, `quantile` and `balance` of a
+  group hold for each source in it, and no source may be reached twice.
+- **`temperature`** makes shares w^(1/temperature) of weights w: 1 leaves them, a larger one evens them out.
+- **`mix_end`** makes the shares go from those of `mix`, at the stage's start, to those of `mix_end`, at its end, in a
+  straight line or along half a cosine (`mix_schedule`). Over the whole stage both come to the mean of the two. A share
+  may be 0 at one of the two.
+- **`quantile`** keeps a part of a source by rank, **`balance`** evens out its classes.
+- **`held_out`** keeps samples from every stage, for evaluation.
+
 ## Expressions
 
-`where` and `order.by` are [DuckDB expressions](https://duckdb.org/docs/stable/sql/expressions/overview)
+`where`, `order.by`, `quantile.by` and `balance.by` are [DuckDB expressions](https://duckdb.org/docs/stable/sql/expressions/overview)
 over one row: its columns, by their own names (in double quotes if they hold more than letters, digits and
 `_`), and its signals. A `where` is a condition, and a row for which it is NULL is not eligible. Text is in
 single quotes, so quote the whole expression for YAML in double quotes or write it as a block:
@@ -182,7 +226,7 @@ where: >
   and not regexp_matches(caption, 'stock photo')
 ```
 
-{_wrapped("Every sample has these signals:", SIGNALS)}
+{_wrapped("Every sample has these signals:", EVERY_SAMPLE)}
 
 There are comparisons, `and`, `or`, `not`, arithmetic, `||`, `case`, `between`, `in (...)`, `like`, `ilike`,
 `is null`, casts to plain types (`x::double`, `try_cast(x as bigint)`), and these functions:
@@ -255,7 +299,7 @@ def _type(info: mi.Type) -> str:
         return f"[a mapping](#{anchor})"
     if isinstance(info, mi.DictType):
         return f"a mapping from {_plain_key(info.key_type)} to {_type(info.value_type)}"
-    if isinstance(info, mi.ListType) and isinstance(info.item_type, mi.StructType):
+    if isinstance(info, mi.ListType) and isinstance(info.item_type, mi.StructType | mi.UnionType):
         return f"a list, each {_type(info.item_type)}"
     if isinstance(info, mi.IntType | mi.FloatType):
         bounds = [("above", info.gt), ("at least", info.ge), ("below", info.lt), ("at most", info.le)]
@@ -275,6 +319,8 @@ def _plain_key(info: mi.Type) -> str:
 def _default(each: mi.Field) -> str:
     if each.required:
         return ""
+    if each.default_factory is not msgspec.NODEFAULT:
+        return "none"  # an empty list or mapping
     value: Any = each.default
     if value is None:
         return "none"

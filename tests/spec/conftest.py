@@ -38,6 +38,7 @@ stages:
 
 MODELS = {"sail-vl-tiny": 256, "sail-vl-2b": 256}
 """Tokens a tile by model."""
+SIGNALS = ("language", "repetition")
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def diagnose_text(folder: Path, text: str) -> list[Diagnostic]:
         loaded = load(path)
     except InvalidSpecError as error:
         return list(error.diagnostics)
-    return list(diagnose(loaded, models=MODELS, tokens_per_tile=MODELS))
+    return list(diagnose(loaded, models=MODELS, tokens_per_tile=MODELS, signals=SIGNALS))
 
 
 Expect = Callable[..., Diagnostic]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -153,6 +154,89 @@ def test_different(case: tuple[str, str]) -> None:
     old, new = case
     assert GOOD.count(old) == 1
     assert form(GOOD.replace(old, new)) != form(GOOD)
+
+
+NEW = """\
+groups: {images: {web: 3, pages: 1}, web: [captions, alt]}
+signals: [language, {name: mine, function: "a.b:c", settings: {n: 3}}]
+dedup: {exact: true, minhash: {}, image: {phash: 2}, prefer: [pages, alt]}
+decontaminate: {against: [b.jsonl, a.jsonl], phash: 3}
+held_out: {pages: 500 samples, prose: 1%}
+continue_from: {build: ../old, stage: align, step: 10}
+"""
+MIXED = """\
+    mix: {images: {weight: 1, quantile: {by: x, below: 0.5}, balance: {by: y}}, prose: 0}
+    mix_end: {images: 0.5, prose: 0.5}
+    mix_schedule: cosine
+    temperature: 2
+    reuse: true
+"""
+WITH_NEW = (
+    (NEW + GOOD)
+    .replace("    mix: {captions: 0.7, pages: 0.3}\n", MIXED)
+    .replace("kind: text}", "kind: text}\n  alt: {path: alt.csv, kind: caption, columns: {text: a.b}}")
+)
+
+SAME_NEW = {
+    "members of a list in another order": ("web: [captions, alt]", "web: [alt, captions]"),
+    "members of a group in another order": ("{web: 3, pages: 1}", "{pages: 1.0, web: 3}"),
+    "a signal in its long form": ("[language,", "[{name: language},"),
+    "signals in another order": (
+        'signals: [language, {name: mine, function: "a.b:c", settings: {n: 3}}]',
+        'signals: [{name: mine, settings: {n: 3}, function: "a.b:c", version: "1"}, language]',
+    ),
+    "defaults of near-duplicates": ("minhash: {}", "minhash: {threshold: 0.8, ngram: 5}"),
+    "benchmarks in another order": ("[b.jsonl, a.jsonl]", "[a.jsonl, b.jsonl]"),
+    "amounts held out": ("500 samples, prose: 1%", "0.5k samples, prose: 1.0 %"),
+    "a quantile from 0": ("{by: x, below: 0.5}", "{by: x, at_least: 0, below: 0.5}"),
+    "an expression in a block": ("{by: y}", '{by: " y "}'),
+    "evidence": ("temperature: 2", "temperature: 2\n    evidence: {mix: made up}"),
+}
+
+
+@pytest.mark.parametrize("case", SAME_NEW.values(), ids=SAME_NEW)
+def test_same_with_later_keys(case: tuple[str, str]) -> None:
+    old, new = case
+    assert WITH_NEW.count(old) == 1
+    assert form(WITH_NEW.replace(old, new)) == form(WITH_NEW)
+
+
+DIFFERENT_NEW = {
+    "sizes instead of weights": ("web: [captions, alt]", "web: {captions: 1, alt: 1}"),
+    "a setting of a signal": ("{n: 3}", "{n: 4}"),
+    "whom to prefer": ("[pages, alt]", "[alt, pages]"),
+    "no n-grams": ("phash: 3}", "phash: 3, ngram: null}"),
+    "an amount": ("prose: 1%", "prose: 2%"),
+    "a temperature": ("temperature: 2", "temperature: 3"),
+    "a share at the end": ("prose: 0.5}", "prose: 0.6}"),
+    "a schedule": ("mix_schedule: cosine", "mix_schedule: linear"),
+    "whether used samples may be used": ("reuse: true", "reuse: false"),
+    "a class": ("{by: y}", "{by: z}"),
+    "a step": ("step: 10", "step: 11"),
+    "a column": ("{text: a.b}", "{text: a.c}"),
+}
+
+
+@pytest.mark.parametrize("case", DIFFERENT_NEW.values(), ids=DIFFERENT_NEW)
+def test_different_with_later_keys(case: tuple[str, str]) -> None:
+    old, new = case
+    assert WITH_NEW.count(old) == 1
+    assert form(WITH_NEW.replace(old, new)) != form(WITH_NEW)
+
+
+def test_later_keys_can_be_read_back() -> None:
+    assert form(form(WITH_NEW).decode()) == form(WITH_NEW)
+
+
+def test_later_keys_at_their_defaults_leave_no_trace() -> None:
+    """What a lock pins must not change because the language grew."""
+    text = GOOD.replace("seed: 7", "seed: 7\ngroups: {}\nsignals: []\nheld_out: {}\nevidence: {seed: ours}")
+    text = text.replace("mix: [chat, prose]", "mix: [chat, prose]\n    temperature: 1\n    reuse: false")
+    text = text.replace("kind: ocr}", "kind: ocr, number_images: false, evidence: {path: mine}}")
+    assert form(text) == form(GOOD)
+    assert blake3(form(GOOD)).hexdigest() == (
+        "8bfd79e8d031c71eb6b97295f7936f83b04a290b76fd29438a9cac1c7304c645"  # before there were such keys
+    )
 
 
 def test_stages_keep_their_order() -> None:

@@ -11,7 +11,7 @@ from mixc.spec.check import IMAGE_PLACEHOLDER, check, diagnose, mix_entries
 from mixc.spec.diagnostics import InvalidSpecError
 from mixc.spec.load import LoadedSpec
 from mixc.spec.schema import MixEntry
-from tests.spec.conftest import GOOD, MODELS, Expect, diagnose_text, shown, unmark
+from tests.spec.conftest import GOOD, MODELS, SIGNALS, Expect, diagnose_text, shown, unmark
 
 ALIGN = "    mix: {captions: 0.7, pages: 0.3}\n"
 SFT = "    mix: [chat, prose]\n"
@@ -96,6 +96,114 @@ ERRORS: dict[str, tuple[str, str, str, str]] = {
         "give it a weight",
     ),
     "images of text": (SFT, SFT.replace("prose", "«prose»") + "    unit: images\n", "`prose` has no images", "unit"),
+    "sizes and a share at the end": (
+        SFT,
+        SFT + "    «mix_end»: {chat: 1, prose: 1}\n",
+        "needs weights in `mix`",
+        "weight",
+    ),
+    "another name at the end": (
+        ALIGN,
+        ALIGN + "    mix_end: {captions: 1, pages: 1, «paegs»: 1}\n",
+        "`paegs` is in `mix_end` but not in `mix`",
+        "a share may start at 0",
+    ),
+    "a share missing at the end": (
+        ALIGN,
+        ALIGN + "    «mix_end»: {captions: 1}\n",
+        "`mix_end` has no share for `pages`",
+        "0 if it is to end",
+    ),
+    "nothing at the end": (
+        ALIGN,
+        ALIGN + "    «mix_end»: {captions: 0, pages: 0}\n",
+        "every share of `mix_end` is 0",
+        "",
+    ),
+    "nothing at both ends": (
+        ALIGN,
+        "    mix: {captions: 0.7, pages: «0»}\n    mix_end: {captions: 1, pages: 0}\n",
+        "the share of `pages` must be above 0, got 0",
+        "in `mix_end`",
+    ),
+    "negative share at the end": (
+        ALIGN,
+        ALIGN + "    mix_end: {captions: «-1», pages: 1}\n",
+        "`stages.align.mix_end.captions` must be at least 0",
+        "",
+    ),
+    "a schedule to nowhere": (ALIGN, ALIGN + "    «mix_schedule»: cosine\n", "without `mix_end` has no meaning", ""),
+    "a cold mix": (ALIGN, ALIGN + "    temperature: «0.5»\n", "`stages.align.temperature` must be at least 1", ""),
+    "no rank": (
+        SFT,
+        "    mix: {chat: {«quantile»: {by: a, at_least: 0.5, below: 0.5}}, prose: {}}\n",
+        "no rank is at least 0.5 and below 0.5",
+        "the smaller",
+    ),
+    "bad rank": (SFT, "    mix: {chat: {quantile: {by: «now()»}}, prose: {}}\n", "the function `now`", ""),
+    "bad class": (SFT, "    mix: {chat: {balance: {by: «count(*)»}}, prose: {}}\n", "the aggregate function", ""),
+    # signals, dedup, decontamination, what is held out
+    "unknown signal": ("seed: 7", "seed: 7\nsignals: [«langage»]", "there is no signal `langage`", "`language`"),
+    "signal twice": ("seed: 7", "seed: 7\nsignals: [language, {name: «language»}]", "`language` is given twice", ""),
+    "signal of every sample": ("seed: 7", "seed: 7\nsignals: [«tokens»]", "every sample has the signal `tokens`", ""),
+    "own signal without a function": (
+        "seed: 7",
+        "seed: 7\nsignals: [{name: «mine», settings: {a: 1}}]",
+        "there is no signal `mine`",
+        "one of your own needs `function`",
+    ),
+    "own signal with a known name": (
+        "seed: 7",
+        "seed: 7\nsignals: [{name: «language», function: a:b}]",
+        "`language` is a signal of mixc",
+        "another name",
+    ),
+    "no function": (
+        "seed: 7",
+        "seed: 7\nsignals: [{name: mine, function: «a.b.c»}]",
+        "`a.b.c` is not the place of a function",
+        "`package.module:function`",
+    ),
+    "no name for a signal": ("seed: 7", "seed: 7\nsignals: [{name: «My-Signal»}]", "cannot be a name", "small letters"),
+    "preference for no source": (
+        "seed: 7",
+        "seed: 7\ndedup: {exact: true, prefer: [prose, «pagse»]}",
+        "a preference for `pagse`, which is no source",
+        "`pages`",
+    ),
+    "preference twice": ("seed: 7", "seed: 7\ndedup: {exact: true, prefer: [prose, «prose»]}", "is given twice", ""),
+    "decontaminate by nothing": (
+        "seed: 7",
+        "seed: 7\n«decontaminate»: {against: x, ngram: null}",
+        "looks at neither texts nor images",
+        "set ngram",
+    ),
+    "nothing to decontaminate against": (
+        "seed: 7",
+        "seed: 7\ndecontaminate: {«against»: []}",
+        "nothing to decontaminate against",
+        "a file",
+    ),
+    "empty benchmark": ("seed: 7", "seed: 7\ndecontaminate: {against: [a, «''»]}", "the path is empty", ""),
+    "hold out of no source": (
+        "seed: 7",
+        "seed: 7\nheld_out: {«pagse»: 1%}",
+        "`pagse` in `held_out` is no source",
+        "`pages`",
+    ),
+    "hold out all": (
+        "seed: 7",
+        "seed: 7\nheld_out: {pages: «100%»}",
+        "above 0% and below 100%",
+        "leave the source out",
+    ),
+    "hold out a number": ("seed: 7", "seed: 7\nheld_out: {pages: «500»}", "must be text", "`500 samples`"),
+    "no build to go on from": (
+        "seed: 7",
+        "seed: 7\ncontinue_from: {build: «''», stage: a, step: 1}",
+        "the build is empty",
+        "folder",
+    ),
     # stages
     "two stages of a name": ("  - name: sft", "  - name: «align»", "two stages are called `align`", "rename one"),
     "stages alike": ("  - name: sft", "  - name: «Align»", "must not differ only in case from `align`", "rename one"),
@@ -129,8 +237,98 @@ def test_error(case: tuple[str, str, str, str], expect: Expect) -> None:
     expect(GOOD.replace(old, new), message, mend=mend)
 
 
+GROUPS = "groups: {g: [pages], h: {pages: 1, prose: 3}}\n"
+
+GROUP_ERRORS: dict[str, tuple[str, str, str, str]] = {
+    "empty group": ("stages:", "groups: {«g»: []}\nstages:", "the group `g` is empty", "at least one"),
+    "no source in a group": (
+        "stages:",
+        "groups: {g: [pages, «porse»]}\nstages:",
+        "`porse` in group `g` is no source or group",
+        "did you mean `prose`?",
+    ),
+    "no source in a weighted group": (
+        "stages:",
+        "groups: {g: {pages: 1, «porse»: 2}}\nstages:",
+        "`porse` in group `g` is no source or group",
+        "`prose`",
+    ),
+    "no weight in a group": (
+        "stages:",
+        "groups: {g: {pages: «0»}}\nstages:",
+        "`groups.g.pages` must be above 0",
+        "",
+    ),
+    "a group called as a source": (
+        "stages:",
+        "groups: {«Pages»: [prose]}\nstages:",
+        "the group `Pages` has the name of a source",
+        "rename one",
+    ),
+    "groups alike": (
+        "stages:",
+        "groups: {g: [pages], «G»: [prose]}\nstages:",
+        "differ only in case from `g`",
+        "rename",
+    ),
+    "member twice": ("stages:", "groups: {g: [pages, «pages»]}\nstages:", "`pages` is given twice", "keep one"),
+    "a group in itself": ("stages:", "groups: {«g»: [pages, g]}\nstages:", "the group `g` holds itself", "take one"),
+    "groups in a circle": (
+        "stages:",
+        "groups: {h: [g], «g»: [i, pages], i: [h]}\nstages:",
+        "the group `g` holds itself",
+        "take one group out",
+    ),
+    "two ways to a member": (
+        "stages:",
+        "groups: {«g»: {pages: 1, h: 1}, h: [pages]}\nstages:",
+        "`pages` has two places in group `g`",
+        "take it out of one",
+    ),
+    "a source and its group": (
+        ALIGN,
+        "    mix: {g: 1, captions: 1, «pages»: 0.3}\n",
+        "`pages` has two places in the mix",
+        "take it out of one",
+    ),
+    "two groups of one source": (
+        ALIGN,
+        "    mix: {captions: 1, g: 1, «h»: 1}\n",
+        "`pages` has two places in the mix",
+        "",
+    ),
+    "share for no source or group": (
+        ALIGN,
+        "    mix: {captions: 0.7, g: 1, «gg»: 1}\n",
+        "a share for `gg`, which is no source or group",
+        "did you mean `g`?",
+    ),
+    "images of a group with text": (
+        SFT,
+        "    mix: {chat: 1, «h»: 1}\n    unit: images\n",
+        "`prose` has no images",
+        "unit",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GROUP_ERRORS.values(), ids=GROUP_ERRORS)
+def test_error_with_groups(case: tuple[str, str, str, str], tmp_path: Path) -> None:
+    """Beside warnings of groups and sources that are not used."""
+    old, new, message, mend = case
+    good = GOOD if "groups:" in new else GROUPS + GOOD
+    assert good.count(old) == 1
+    marked = unmark(good.replace(old, new))
+    (error,) = [d for d in diagnose_text(tmp_path, marked.text) if d.severity == "error"]
+    assert message in error.message
+    assert mend in error.mend
+    assert [shown(error)] == marked.marks
+
+
 WARNINGS: dict[str, tuple[str, str, str]] = {
     "unused source": (PAGES, PAGES + "  «spare»: {path: x, kind: ocr}\n", "no stage uses the source `spare`"),
+    "unused group": ("stages:", "groups: {«g»: [pages]}\nstages:", "no stage uses the group `g`"),
+    "preference without a reason": ("seed: 7", "seed: 7\ndedup: {«prefer»: [pages]}", "`prefer` has no effect"),
     "small budget": ("budget: 1 epoch", "budget: «7 samples»", "cannot fill one step of 8 packs"),
     "huge rate": ("projector: 2e-4", "projector: «2e4»", "a learning rate of 20000"),
     "unreachable tiles": (ALIGN, ALIGN + "    max_tiles: «17»\n", "17 tiles never fit into 4,096 tokens"),
@@ -142,7 +340,7 @@ def test_warning(case: tuple[str, str, str], expect: Expect, load_text: Callable
     old, new, message = case
     text = GOOD.replace(old, new)
     expect(text, message, severity="warning")
-    (warning,) = check(load_text(unmark(text).text), models=MODELS, tokens_per_tile=MODELS)
+    (warning,) = check(load_text(unmark(text).text), models=MODELS, tokens_per_tile=MODELS, signals=SIGNALS)
     assert message in warning
     assert "\n" not in warning
     assert "spec.yaml:" in warning
@@ -151,6 +349,29 @@ def test_warning(case: tuple[str, str, str], expect: Expect, load_text: Callable
 def test_good(load_text: Callable[[str], LoadedSpec]) -> None:
     assert check(load_text(GOOD), models=MODELS, tokens_per_tile=MODELS) == []
     assert check(load_text(GOOD.replace("sail-vl-tiny", "any")), models=None) == []
+
+
+def test_good_with_groups(load_text: Callable[[str], LoadedSpec]) -> None:
+    text = GOOD.replace("seed: 7", "seed: 7\nsignals: [language, {name: mine, function: a.b:c}]\nheld_out: {pages: 1%}")
+    text = text.replace("stages:", "groups: {images: {web: 3, pages: 1}, web: [captions]}\nstages:")
+    text = text.replace(
+        ALIGN, "    mix: {images: 1, prose: 0}\n    mix_end: {images: 0, prose: 1}\n    temperature: 2\n"
+    )
+    assert check(load_text(text), models=MODELS, tokens_per_tile=MODELS, signals=SIGNALS) == []
+    # without the names there are, a signal may be one of them
+    unknown = text.replace("[language,", "[no_such,")
+    assert check(load_text(unknown), models=MODELS, tokens_per_tile=MODELS) == []
+
+
+def test_groups_that_are_tangled_beyond_measure(load_text: Callable[[str], LoadedSpec]) -> None:
+    """2^30 routes, and a chain longer than any recursion: refused soon, in words."""
+    tangle = "".join(f"  g{i}: [g{i + 1}, h{i + 1}]\n  h{i}: [g{i + 1}, h{i + 1}]\n" for i in range(30))
+    tangle += "  g30: [pages]\n  h30: [prose]\n"
+    chain = "".join(f"  c{i}: [c{i + 1}]\n" for i in range(3000)) + "  c3000: [pages]\n"
+    for groups, message in ((tangle, "two places"), (chain, "more than 32 deep")):
+        with pytest.raises(InvalidSpecError) as caught:
+            check(load_text(GOOD.replace("stages:", f"groups:\n{groups}stages:")), models=MODELS)
+        assert any(message in d.message for d in caught.value.diagnostics)
 
 
 def test_nothing_at_all(tmp_path: Path) -> None:

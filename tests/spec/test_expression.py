@@ -37,6 +37,7 @@ GOOD = {
     "a = $$it's$$ or a = E'\\x41'": ("a",),
     "a\n  < 1\n": ("a",),
     "true": (),
+    "round(a, 2) = trunc(b, -22) or round(a) = 1": ("a", "b"),
     "abs(complexity - 2.5)": ("complexity",),
 }
 
@@ -121,6 +122,10 @@ REFUSED = {
     "a !~ 'x'": ("!~ 'x'", "`~`"),
     "a::timestamptz > b": ("::timestamptz", "a cast to timestamptz"),
     "a collate nocase = 'x'": ("a collate nocase", "COLLATE"),
+    "round(a, b)": ("round(a, b)", "`round` to such places"),
+    "round(a, 23)": ("round(a, 23)", "`round` to such places"),
+    "trunc(a, '2')": ("trunc(a, '2')", "`trunc` to such places"),
+    "round(a, 1 + 1)": ("round(a, 1 + 1)", "`round` to such places"),
     # what is not a plain value
     "a::json = b": ("::json", "a cast to json"),
     "a::mood = b": ("::mood", "a cast to mood"),

@@ -19,7 +19,7 @@ from mixc.errors import SpecError
 from mixc.spec.convert import convert
 from mixc.spec.diagnostics import InvalidSpecError
 from mixc.spec.load import LoadedSpec, load
-from mixc.spec.schema import MixEntry, Order, Source, Spec, Train
+from mixc.spec.schema import MinHash, MixEntry, Order, Signal, Source, Spec, Train
 from mixc.spec.yaml import parse, plain
 from tests.spec.conftest import GOOD, Expect, diagnose_text, shown, unmark
 
@@ -247,6 +247,40 @@ def test_overrides(load_text: LoadText) -> None:
     assert sft.budget == "2 epochs"
 
 
+def test_overrides_of_maps_that_are_not_there_yet(load_text: LoadText) -> None:
+    spec = load_text(
+        GOOD,
+        "groups.web.captions=2",
+        "groups.web.pages=1",
+        "groups.all=[chat, prose]",
+        "held_out.pages=1%",
+        "signals=[language, {name: mine, function: a.b:c}]",
+        "signals[1].settings.n=3",
+        "dedup.minhash.threshold=0.7",
+        "stages.align.mix_end={captions: 0.1, pages: 0.9}",
+        "stages.align.mix_end.pages=0.8",
+        "stages.sft.temperature=2",
+        "stages.align.evidence.budget=a guess",
+    ).spec
+    align, sft = spec.stages
+    assert spec.groups == {"web": {"captions": 2.0, "pages": 1.0}, "all": ["chat", "prose"]}
+    assert spec.held_out == {"pages": "1%"}
+    assert spec.signals == ["language", Signal(name="mine", function="a.b:c", settings={"n": 3})]
+    assert spec.dedup.minhash == MinHash(threshold=0.7)
+    assert align.mix_end == {"captions": 0.1, "pages": 0.8}
+    assert sft.temperature == 2
+    assert align.evidence == {"budget": "a guess"}
+
+
+def test_extends_merges_groups_and_what_is_held_out(tmp_path: Path) -> None:
+    base = GOOD + "groups: {web: {captions: 2, pages: 1}, all: [chat]}\nheld_out: {pages: 1%, chat: 5 samples}\n"
+    over = "groups: {web: {pages: 3}, all: [prose], new: [web]}\nheld_out: {chat: null, prose: 2%}\n"
+    write(tmp_path, base_yaml=base, spec_yaml=f"extends: base.yaml\n{over}")
+    spec = load(tmp_path / "spec.yaml").spec
+    assert spec.groups == {"web": {"captions": 2.0, "pages": 3.0}, "all": ["prose"], "new": ["web"]}
+    assert spec.held_out == {"pages": "1%", "prose": "2%"}
+
+
 @pytest.mark.parametrize(
     ("override", "message", "mend", "column"),
     [
@@ -346,6 +380,9 @@ def test_paths_are_relative_to_the_file_that_wrote_them(tmp_path: Path) -> None:
         "more.json]", '"s3://bucket/x.jsonl", /abs/y.jsonl], image_root: img'
     )
     base = base.replace("model: sail-vl-tiny", "model: sail-vl-tiny\ntokenizer: ./tok")
+    base += (
+        "decontaminate: {against: [eval/*.jsonl, /abs/e.jsonl]}\ncontinue_from: {build: ../old, stage: a, step: 1}\n"
+    )
     write(
         tmp_path,
         recipes__base__base_yaml=base,
@@ -358,6 +395,10 @@ def test_paths_are_relative_to_the_file_that_wrote_them(tmp_path: Path) -> None:
     assert spec.sources["chat"].path == ["recipes/base/chat.jsonl", "s3://bucket/x.jsonl", "/abs/y.jsonl"]
     assert spec.sources["chat"].image_root == "recipes/base/img"
     assert spec.tokenizer == "recipes/base/tok"
+    assert spec.decontaminate is not None
+    assert spec.decontaminate.against == ["recipes/base/eval/*.jsonl", "/abs/e.jsonl"]
+    assert spec.continue_from is not None
+    assert spec.continue_from.build == "recipes/old"
     assert load(tmp_path / "recipes/base/base.yaml").spec.tokenizer == "./tok"
     # a name is no path
     write(tmp_path, plain__base_yaml=GOOD, two_yaml="extends: plain/base.yaml\n")

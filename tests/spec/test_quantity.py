@@ -13,9 +13,12 @@ from mixc.spec.quantity import (
     BUDGET_UNITS,
     LARGEST,
     Budget,
+    as_written,
+    format_held_out,
     format_warmup,
     parse_budget,
     parse_count,
+    parse_held_out,
     parse_warmup,
 )
 
@@ -173,3 +176,54 @@ def test_any_text_is_a_quantity_or_refused(value: str | int) -> None:
             read(value)
         except SpecError as error:
             assert error.what
+
+
+@pytest.mark.parametrize(
+    ("written", "amount", "form"),
+    [
+        ("500 samples", 500, "500 samples"),
+        ("1 sample", 1, "1 samples"),
+        ("10k samples", 10_000, "10000 samples"),
+        ("1%", Fraction(1, 100), "1%"),
+        ("0.50 %", Fraction(1, 200), "0.5%"),
+        ("99.9%", Fraction(999, 1000), "99.9%"),
+    ],
+)
+def test_held_out(written: str, amount: int | Fraction, form: str) -> None:
+    found = parse_held_out(written)
+    assert (found, type(found)) == (amount, type(amount))
+    assert format_held_out(found) == form
+    assert parse_held_out(form) == found
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("0%", "above 0% and below 100%"),
+        ("100%", "above 0% and below 100%"),
+        ("-1%", "above 0% and below 100%"),
+        ("500", "in samples or a percentage"),
+        ("500 tokens", "in samples or a percentage"),
+        ("0 samples", "at least 1 sample"),
+        ("-5 samples", "at least 1 sample"),
+        ("0.5 samples", "not a whole number of samples"),
+        ("1e3 samples", "not an amount to hold out"),
+        ("half", "not an amount to hold out"),
+        ("", "not an amount to hold out"),
+        ("99999999999999999999 samples", "beyond 2^63"),
+    ],
+)
+def test_bad_held_out(written: str, message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_held_out(written)
+    assert message in caught.value.what
+
+
+@given(st.one_of(st.integers(1, LARGEST), st.integers(1, 10**6 - 1).map(lambda n: Fraction(n, 10**6))))
+def test_held_out_can_be_read_back(amount: int | Fraction) -> None:
+    assert parse_held_out(format_held_out(amount)) == amount
+
+
+@given(st.decimals(0, 1000, places=6))
+def test_numbers_are_as_written(number: object) -> None:
+    assert as_written(float(str(number))) == Fraction(str(number))

@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
 from mixc.measure.facts import SIGNALS as MEASURED
 from mixc.measure.family import FAMILIES
+from mixc.plan.groups import tempered
 from mixc.spec import reference
-from mixc.spec.check import check
+from mixc.spec.check import EVERY_SAMPLE, check
 from mixc.spec.expression import FUNCTIONS, parse_expression
 from mixc.spec.jsonschema import structs
 from mixc.spec.load import load
-from mixc.spec.quantity import parse_budget, parse_count, parse_warmup
-from mixc.spec.reference import EXAMPLE, EXTENSION, SIGNALS, render
+from mixc.spec.quantity import as_written, parse_budget, parse_count, parse_held_out, parse_warmup
+from mixc.spec.reference import EXAMPLE, EXTENSION, MIXES, render
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "spec.md"
 
 TILES = {name: family.tokens_per_tile for name, family in FAMILIES.items()}
 
 SURFACE = {
-    "Spec": "mixture seed model sources stages extends tokenizer tiles dedup max_reject_rate",
-    "Source": "path kind format text image image_root messages prompt where too_long",
-    "Stage": "name budget mix sequence_length train unit max_tiles order on_exhausted",
-    "MixEntry": "weight where max_epochs",
+    "Spec": "mixture seed model sources stages extends tokenizer tiles groups signals dedup decontaminate held_out"
+    " continue_from max_reject_rate evidence",
+    "Source": "path kind format columns text image image_root messages messages_format frames max_frames"
+    " number_images template prompt where too_long evidence",
+    "Stage": "name budget mix sequence_length train unit mix_end mix_schedule temperature reuse max_tiles order"
+    " on_exhausted evidence",
+    "MixEntry": "weight where max_epochs quantile balance",
+    "Quantile": "by at_least below",
+    "Balance": "by temperature",
     "Order": "by direction window",
     "Train": "lr batch schedule warmup min_lr_ratio weight_decay betas eps clip loss",
     "Tiles": "max thumbnail",
-    "Dedup": "exact",
+    "Signal": "name function version settings",
+    "Dedup": "exact minhash image prefer",
+    "MinHash": "threshold ngram permutations",
+    "ImageDedup": "phash",
+    "Decontaminate": "against ngram phash",
+    "ContinueFrom": "build stage step",
 }
 """Every key of the spec language. A new one belongs here, in CHANGELOG and, if it decides anything, in a test."""
 
@@ -57,6 +69,17 @@ def test_example_loads_and_checks(tmp_path: Path) -> None:
     assert extended.spec.stages[2].order == "shuffle"
 
 
+def test_mixes_of_the_page(tmp_path: Path) -> None:
+    sources = "".join(f"  {name}: {{path: x, kind: caption}}\n" for name in ("captions", "alt_text", "pages"))
+    sources += "  prose: {path: x, kind: text}\n"
+    (tmp_path / "spec.yaml").write_text(f"mixture: a\nseed: 1\nmodel: sail-vl-2b\nsources:\n{sources}{MIXES}")
+    loaded = load(tmp_path / "spec.yaml")
+    assert check(loaded, models=FAMILIES, tokens_per_tile=TILES) == []
+    weights = {name: as_written(weight) for name, weight in {"images": 0.9, "prose": 0.1}.items()}
+    shares = tempered(weights, Fraction(2))
+    assert abs(shares["images"] / shares["prose"] - 3) < Fraction(1, 2**50)
+
+
 def test_override_of_the_page(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(EXAMPLE)
     (command,) = re.findall(r"^mixc plan SPEC (--set .*)$", PAGE.read_text(), flags=re.M)
@@ -68,13 +91,15 @@ def test_override_of_the_page(tmp_path: Path) -> None:
 def test_quantities_of_the_page() -> None:
     section = PAGE.read_text().partition("## Quantities")[2].partition("## ")[0]
     rows = re.findall(r"^\| (`.*?`) \| (.*?) \|$", section, flags=re.M)
-    assert len(rows) == 5
+    assert len(rows) == 6
     for written, meaning in rows:
         for text in re.findall(r"`(.*?)`", written):
             if "window" in meaning:
                 parse_count(text)
             elif "warm-up" in meaning:
                 parse_warmup(text)
+            elif "held_out" in meaning:
+                parse_held_out(text)
             else:
                 parse_budget(text, "tokens")
 
@@ -89,7 +114,7 @@ def test_expressions_of_the_page() -> None:
 
 
 def test_signals_are_those_measured() -> None:
-    assert SIGNALS == MEASURED
+    assert EVERY_SAMPLE == MEASURED
 
 
 def test_links_lead_to_headings() -> None:
