@@ -1,18 +1,19 @@
 """How long a plan takes: synthetic facts of N samples with a realistic skew, planned through the real plan
 pass.
 
-    python benchmarks/plan.py 1000000 [--threads 2] [--memory 4GB] [--window 100k]
+    python benchmarks/plan.py 1000000 [--threads 2] [--memory 4GB] [--window 100k] [--facts FOLDER]
 
 Six sources, as a SAIL-VL mixture has them: captions (short text, one image, many tiles), pages (OCR), chat
 (several turns), prose (log-normal lengths with a heavy tail, split), a small source that repeats, and one
 that thresholds cut hard. 1 % of the samples are exact duplicates. Three stages: alignment, a second epoch of
 other shares, and an ordered curriculum. Prints the seconds and the process's peak memory; facts are written
-to a temporary folder first, untimed.
+first, untimed, by a process of their own: to a temporary folder, or to FOLDER, where a later run finds them.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import resource
 import tempfile
 import time
@@ -107,7 +108,7 @@ def facts(source: str, rows: int, generator: np.random.Generator) -> pa.Table:
 
 
 def make_fragments(folder: Path, samples: int) -> list[PlannedFragment]:
-    generator = np.random.default_rng(1)
+    """Facts of `samples` samples in `folder`, written unless they are there."""
     fragments = []
     for source, share in SHARES.items():
         left = max(100, int(samples * share))
@@ -116,7 +117,10 @@ def make_fragments(folder: Path, samples: int) -> list[PlannedFragment]:
             left -= rows
             name = f"{source}-{len(fragments):05d}"
             path = folder / f"{name}.parquet"
-            pq.write_table(facts(source, rows, generator), path)
+            if not path.exists():
+                table = facts(source, rows, np.random.default_rng([1, len(fragments)]))
+                pq.write_table(table, path.with_suffix(".partial"))
+                path.with_suffix(".partial").rename(path)
             fragments.append(
                 PlannedFragment(source=source, path=name, digest=name, object=name, facts=path, samples=rows, rejects=0)
             )
@@ -159,6 +163,7 @@ def make_spec(window: str) -> Spec:
                 sequence_length=8192,
                 train=train,
                 order=Order(window=window),
+                reuse=True,
             ),
             Stage(
                 name="sft",
@@ -172,6 +177,7 @@ def make_spec(window: str) -> Spec:
                 sequence_length=16384,
                 max_tiles=40,
                 order=Order(by="complexity", window="10k"),
+                reuse=True,
                 train=Train(lr={"language": 1e-5}, batch=512, loss="square"),
             ),
         ],
@@ -184,10 +190,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--memory", help="DuckDB's memory limit, as 4GB")
     parser.add_argument("--window", default="100k")
+    parser.add_argument("--facts", type=Path, help="folder to keep the facts in")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        fragments = make_fragments(Path(folder), arguments.samples)
-        start = time.perf_counter()
+        place = arguments.facts or Path(folder) / "facts"
+        place.mkdir(parents=True, exist_ok=True)
+        maker = multiprocessing.get_context("spawn").Process(target=make_fragments, args=(place, arguments.samples))
+        maker.start()  # so that its memory is not counted
+        maker.join()
+        fragments = make_fragments(place, arguments.samples)
+        start, cpu = time.perf_counter(), time.process_time()
         summary = plan(
             make_spec(arguments.window),
             fragments,
@@ -197,11 +209,15 @@ def main() -> None:
             threads=arguments.threads,
             memory_limit=arguments.memory,
         )
-        seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        written = sum(path.stat().st_size for path in (Path(folder) / "plan").iterdir())
     placed = sum(stage.samples for stage in summary.stages)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
     rows = sum(fragment.samples for fragment in fragments)
-    print(f"{rows:,} samples, {placed:,} placements: {seconds:.1f} s, peak {peak:.2f} GiB")
+    print(
+        f"{rows:,} samples, {placed:,} placements: {seconds:.1f} s ({cpu:.1f} CPU-s), peak {peak:.2f} GiB,"
+        f" {written / 2**20:,.0f} MiB written"
+    )
     for stage in summary.stages:
         print(f"  {stage.name}: {stage.packs:,} packs, fill {stage.fill:.4%}, rank skew {stage.rank_skew:.3f}")
 

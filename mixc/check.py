@@ -14,7 +14,7 @@ import msgspec
 from mixc.compile import cache_folder, check_loaded, scan_source
 from mixc.plan.expressions import parse_expressions, resolve
 from mixc.sources.read import columns
-from mixc.spec.check import mix_entries
+from mixc.spec.groups import stage_sources
 from mixc.spec.load import load
 
 
@@ -40,7 +40,7 @@ def check_spec(path: Path, overrides: Sequence[str] = ()) -> Checked:
     expressions = parse_expressions(spec, loaded.place)
     stages_of: dict[str, list[int]] = {name: [] for name in spec.sources}
     for number, stage in enumerate(spec.stages):
-        for name in mix_entries(stage.mix):
+        for name in stage_sources(stage.mix, spec.groups):
             stages_of[name].append(number)
     checked = []
     for name, source in sorted(spec.sources.items()):

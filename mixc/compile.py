@@ -28,6 +28,7 @@ from mixc.measure.family import FAMILIES, geometry
 from mixc.measure.run import ObjectRef, measure
 from mixc.measure.template import TEMPLATES
 from mixc.measure.tokenizer import Tokenizer, load_tokenizer
+from mixc.plan.consumed import Consumed, read_consumed
 from mixc.plan.load import PlannedFragment
 from mixc.plan.run import plan
 from mixc.plan.tables import PlanSummary
@@ -156,7 +157,14 @@ def plan_only(measured: Measured, out: Path, *, threads: int | None = None) -> P
         rejects=rejects,
         threads=threads,
         locate=measured.loaded.place,
+        consumed=consumed_before(measured),
     )
+
+
+def consumed_before(measured: Measured) -> Consumed | None:
+    """What the run used that the spec continues; None for a spec that continues none. Raises MixcError."""
+    point = measured.loaded.spec.continue_from
+    return None if point is None else read_consumed(measured.loaded.base / point.build, point)
 
 
 def compile_spec(
@@ -188,6 +196,7 @@ def compile_spec(
                 tokenizer=measured.tokenizer.digest,
                 template=measured.template,
                 sources=sources,
+                continues=consumed.digest if (consumed := consumed_before(measured)) else None,
             ),
             _lock_path(spec, out),
         )
@@ -228,6 +237,7 @@ def compile_spec(
                         spec=canonical_spec,
                         sources=sources,
                         fast_tokenizer=all(ref.info.fast_tokenizer for ref in measured.objects),
+                        continues=summary.continues,
                     )
                 )
             )

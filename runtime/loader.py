@@ -35,10 +35,9 @@ from shards.pack import Pack, decode_pack, pack_digest, tiles_by_image
 class Division:
     """How the packs of a step are divided over processes and micro-steps.
 
-    Packs within a step are sorted by cost, heaviest first, and dealt out like cards: micro-step k of rank r
-    takes `s*batch + k*world*micro_batch + j*world + r`, j in 0..micro_batch-1. So the ranks of a micro-step
-    hold neighbours in the order of cost, and the work of any two differs by at most one pack's range of cost,
-    for every world size.
+    Packs within a step are dealt out like cards: micro-step k of rank r takes
+    `s*batch + k*world*micro_batch + j*world + r`, j in 0..micro_batch-1. The plan ordered them so that this gives the
+    ranks of every world size equal work.
     """
 
     batch: int

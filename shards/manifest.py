@@ -100,7 +100,7 @@ class SourceShare(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class StageEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str
     batch: int
-    """Packs a step. Every step has exactly this many; the last packs of the last step may be empty."""
+    """Packs a step. Every step has exactly this many; some packs of the last step may be empty."""
     sequence_length: int
     max_tiles: int
     """Tiles of one pack at most, thumbnails counted."""

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from mixc.errors import BuildError
+from mixc.plan.tables import Continued
 from shards.manifest import Manifest
 
 LOCK_FORMAT = 1
@@ -60,6 +61,8 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True):
     media: list[str]
     """Digests of the media shards."""
     versions: dict[str, str]
+    continues: Continued | None = None
+    """Of a spec with `continue_from`: the point of the other run, and what it had used."""
 
 
 def library_versions() -> dict[str, str]:
@@ -74,6 +77,7 @@ def make_lock(
     spec: dict[str, Any],
     sources: dict[str, list[LockedFragment]],
     fast_tokenizer: bool,
+    continues: Continued | None = None,
 ) -> Lock:
     return Lock(
         format=LOCK_FORMAT,
@@ -94,6 +98,7 @@ def make_lock(
         },
         media=[shard.file for shard in manifest.media.shards],
         versions=library_versions(),
+        continues=continues,
     )
 
 
@@ -122,13 +127,20 @@ def moved_inputs(
     tokenizer: str,
     template: str,
     sources: dict[str, list[LockedFragment]],
+    continues: str | None = None,
 ) -> list[str]:
-    """What differs from the lock among a build's inputs, in words; empty when nothing does."""
+    """What differs from the lock among a build's inputs, in words; empty when nothing does.
+
+    `continues` is the digest of what the continued run had used.
+    """
     moved = [f"spec: {change}" for change in _changes("", lock.spec, spec)]
     if lock.tokenizer != tokenizer:
         moved.append(f"tokenizer: {lock.tokenizer[:16]} -> {tokenizer[:16]}")
     if lock.template != template:
         moved.append(f"chat template: {lock.template[:16]} -> {template[:16]}")
+    locked = None if lock.continues is None else lock.continues.digest
+    if locked != continues:
+        moved.append(f"what the continued run used: {(locked or 'nothing')[:16]} -> {(continues or 'nothing')[:16]}")
     for name in sorted(lock.sources.keys() | sources.keys()):
         before = _by_digest(lock.sources.get(name, []))
         after = _by_digest(sources.get(name, []))

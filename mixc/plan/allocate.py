@@ -37,6 +37,13 @@ class Demand:
     budget_size: int
     """Units of the budget in them; equal to `size` where the budget counts what the shares count."""
     max_epochs: Fraction
+    used: int = 0
+    """Units of the shares that earlier stages, or the run that is continued, took of the cap."""
+
+    @property
+    def cap(self) -> Fraction:
+        """Units of the shares that the source may still give."""
+        return max(Fraction(0), self.max_epochs * self.size - self.used)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +54,9 @@ class Shortfall:
     wanted: Fraction
     """Units of the shares."""
     available: Fraction
-    """max_epochs * size."""
+    """The cap."""
     epochs: Fraction
-    """What it would take."""
+    """What it would take, earlier uses included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +94,12 @@ def largest_remainder(ideal: dict[str, Fraction]) -> dict[str, int]:
     return whole
 
 
-def epoch_budget(epochs: Fraction, sizes: Sequence[int]) -> int:
-    """A budget in epochs as units of the shares: all that is eligible, `epochs` times, rounded down."""
-    return floor(epochs * sum(sizes))
+def epoch_budget(epochs: Fraction, sizes: Sequence[int], used: Sequence[int]) -> int:
+    """A budget in epochs as units of the shares: all that is eligible, `epochs` times, less what was used, rounded
+    down."""
+    return floor(
+        sum((max(Fraction(0), epochs * size - taken) for size, taken in zip(sizes, used, strict=True)), Fraction(0))
+    )
 
 
 def allocate(demands: Sequence[Demand], *, budget: int, policy: Policy) -> Allocation:
@@ -106,7 +116,7 @@ def allocate(demands: Sequence[Demand], *, budget: int, policy: Policy) -> Alloc
     shares = normalise({demand.name: demand.weight for demand in demands})
     active = [demand for demand in demands if demand.weight > 0]
     rate = {demand.name: Fraction(demand.budget_size, demand.size) for demand in active}
-    cap = {demand.name: demand.max_epochs * demand.size for demand in active}
+    cap = {demand.name: demand.cap for demand in active}
     speed = sum((shares[demand.name] * rate[demand.name] for demand in active), Fraction(0))
     if speed == 0:
         raise ValueError("the sources hold nothing of what the budget counts")
@@ -118,7 +128,7 @@ def allocate(demands: Sequence[Demand], *, budget: int, policy: Policy) -> Alloc
             name=demand.name,
             wanted=wanted[demand.name],
             available=cap[demand.name],
-            epochs=wanted[demand.name] / demand.size,
+            epochs=(wanted[demand.name] + demand.used) / demand.size,
         )
         for demand in active
         if wanted[demand.name] > cap[demand.name]

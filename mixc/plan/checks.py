@@ -2,39 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, isfinite
 
 from mixc.errors import PlanError
 from mixc.plan.allocate import Allocation, Demand
 from mixc.plan.expressions import Expressions, Locate, Use, plan_error, spec_error
-from mixc.plan.select import Eligible, Survivors
+from mixc.plan.select import Offer
+from mixc.spec.check import mix_entries
 from mixc.spec.diagnostics import printable, suggest
-from mixc.spec.schema import MixEntry, Spec, Stage
+from mixc.spec.groups import reach
+from mixc.spec.load import KeyPath
+from mixc.spec.schema import Spec
 
 FEW_KEPT = Fraction(1, 100)
 """A threshold that keeps less than this warns."""
 
+MANY_COPIES = Fraction(1, 100)
+"""A source of which this part or more repeats other samples of it warns."""
+
 Warn = Callable[[str], None]
 
 
-def check_mix(spec: Spec, number: int, mix: Mapping[str, MixEntry], locate: Locate) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survivors:
+    """What is left of a source before any stage."""
+
+    rows: int
+    passing: int
+    """Of `where`."""
+    alive: int
+    """Of every rule before the stages."""
+    dropped: Mapping[str, int]
+    """Of those that passed, by the rule that dropped them."""
+
+
+def entry_path(spec: Spec, number: int, source: str) -> KeyPath:
+    """Where the stage's mix names the source, or the group that leads to it."""
+    key = reach(spec.stages[number].mix, spec.groups).sources[source][0]
+    return ("stages", number, "mix", key)
+
+
+def check_mix(spec: Spec, number: int, locate: Locate) -> None:
     """Raises SpecError; `mixc check` finds the same mistakes earlier and all at once."""
     path = ("stages", number, "mix")
+    stage = spec.stages[number]
+    mix = mix_entries(stage.mix)
     if not mix:
-        raise spec_error(f"stage `{spec.stages[number].name}` mixes nothing", path, locate, mend="name a source")
+        raise spec_error(f"stage `{stage.name}` mixes nothing", path, locate, mend="name a source")
     for name, entry in mix.items():
-        if name not in spec.sources:
+        if name not in spec.sources and name not in spec.groups:
             raise spec_error(
                 f"there is no source `{printable(name)}`",
                 (*path, name),
                 locate,
-                mend=suggest(name, spec.sources),
+                mend=suggest(name, [*spec.sources, *spec.groups]),
             )
-        for key, value in (("weight", entry.weight), ("max_epochs", entry.max_epochs)):
-            if value is not None and not (isfinite(value) and value > 0):
+        starts = (
+            entry.weight is None or entry.weight > 0 or (entry.weight == 0 and (stage.mix_end or {}).get(name, 0) > 0)
+        )
+        for key, value, fits in (
+            ("weight", entry.weight, starts),
+            ("max_epochs", entry.max_epochs, entry.max_epochs is None or entry.max_epochs > 0),
+        ):
+            if value is not None and not (isfinite(value) and fits):
                 raise spec_error(f"{key} must be a number above 0, got {value}", (*path, name, key), locate)
+    found = reach(mix, spec.groups)
+    for route in found.cycles:
+        raise spec_error(f"the group `{route[-1]}` holds itself: {' > '.join(route)}", ("groups", route[-1]), locate)
+    for first, second in found.twice:
+        raise spec_error(
+            f"stage `{stage.name}` reaches `{first[-1]}` twice: {' > '.join(first)} and {' > '.join(second)}",
+            path,
+            locate,
+            mend="leave one out",
+        )
+    for name in found.sources:
+        if name not in spec.sources:
+            raise spec_error(f"there is no source `{printable(name)}`", path, locate, mend=suggest(name, spec.sources))
         if spec.sources[name].too_long == "split" and spec.sources[name].kind != "text":
             raise spec_error(
                 f"source `{name}` cannot be split: only text can be cut",
@@ -44,16 +91,20 @@ def check_mix(spec: Spec, number: int, mix: Mapping[str, MixEntry], locate: Loca
     without = [name for name, entry in mix.items() if entry.weight is None]
     if without and len(without) < len(mix):
         raise spec_error(
-            f"stage `{spec.stages[number].name}` gives `{without[0]}` no weight and others one",
+            f"stage `{stage.name}` gives `{without[0]}` no weight and others one",
             (*path, without[0]),
             locate,
             mend="give each source a weight, or none of them",
+        )
+    if stage.mix_end is not None and set(stage.mix_end) != set(mix):
+        raise spec_error(
+            f"`mix_end` of stage `{stage.name}` does not name what its mix does", ("stages", number, "mix_end"), locate
         )
 
 
 def check_sources(
     spec: Spec,
-    mixes: Sequence[Mapping[str, MixEntry]],
+    mixes: Sequence[Collection[str]],
     left: Mapping[str, Survivors],
     expressions: Expressions,
     locate: Locate,
@@ -76,33 +127,63 @@ def check_sources(
         elif counts.passing < FEW_KEPT * counts.rows:
             warn(f"`where` of source `{name}` keeps {counts.passing:,} of {counts.rows:,} samples")
         if used and counts.passing and counts.alive == 0:
+            lost = max(counts.dropped, key=lambda rule: counts.dropped[rule])
+            whys = {
+                "decontaminate": ("shares something with a benchmark", "loosen decontaminate"),
+                "held_out": ("is held out", "hold less out"),
+            }
+            what, mend = whys.get(lost, ("is a duplicate of another source's", f"set {lost.replace('_', '.', 1)} off"))
             raise plan_error(
-                f"every sample of source `{name}` is a duplicate of another source's",
+                f"every sample of source `{name}` {what}",
                 ("sources", name),
                 locate,
-                mend="take it out of the mix, or set dedup.exact to false",
+                why=", ".join(f"{rule}: {count:,}" for rule, count in counts.dropped.items()),
+                mend=f"take it out of the mix, or {mend}",
+            )
+
+
+def check_copies(spec: Spec, copies: Mapping[tuple[int, int], int], left: Mapping[str, Survivors], warn: Warn) -> None:
+    """Warn of content that stands in several sources, or often in one, where nothing drops it."""
+    names = sorted(spec.sources)
+    for (source, other), count in copies.items():
+        name = names[source]
+        if source == other and count >= MANY_COPIES * left[name].alive:
+            warn(
+                f"{count:,} of the {left[name].alive:,} samples of `{name}` repeat others of it; set dedup.exact to drop them"
+            )
+        elif source != other:
+            warn(
+                f"sources overlap: {count:,} samples of `{name}` stand in `{names[other]}` too; set dedup.exact to drop them"
             )
 
 
 def check_offers(
     spec: Spec,
     number: int,
-    offers: Mapping[str, Eligible],
+    offers: Iterable[Offer],
     expressions: Expressions,
     locate: Locate,
     warn: Warn,
 ) -> None:
     """PlanError for a source of the stage that has nothing to offer; warnings for sharp thresholds."""
     stage = spec.stages[number]
-    for name, offer in offers.items():
-        path = ("stages", number, "mix", name)
-        passing = offer.samples + offer.too_long
+    for offer in offers:
+        name = offer.name
+        path = entry_path(spec, number, name)
         use = expressions.stage_where.get((number, name))
-        if use is not None and passing == 0:
+        if use is not None and offer.matching == 0:
             raise _keeps_nothing(use, name, offer.alive, locate)
-        if use is not None and passing < FEW_KEPT * offer.alive:
-            warn(f"stage `{stage.name}`: `where` of `{name}` keeps {passing:,} of {offer.alive:,} samples")
-        if offer.samples == 0:
+        if use is not None and offer.matching < FEW_KEPT * offer.alive:
+            warn(f"stage `{stage.name}`: `where` of `{name}` keeps {offer.matching:,} of {offer.alive:,} samples")
+        if offer.passing == 0:
+            raise plan_error(
+                f"stage `{stage.name}`: the quantile of `{name}` holds no sample",
+                path,
+                locate,
+                why=f"{offer.matching:,} samples came so far",
+                mend="widen it",
+            )
+        if len(offer.eligible) == 0:
             raise plan_error(
                 f"stage `{stage.name}`: no sample of source `{name}` fits a pack",
                 path,
@@ -123,7 +204,7 @@ def _keeps_nothing(use: Use, name: str, rows: int, locate: Locate) -> PlanError:
 
 
 def report_shortfalls(
-    stage: Stage,
+    spec: Spec,
     number: int,
     demands: Iterable[Demand],
     allocation: Allocation,
@@ -132,10 +213,12 @@ def report_shortfalls(
     warn: Warn,
 ) -> None:
     """PlanError under `fail`, a warning under the other policies."""
-    caps = {demand.name: demand.max_epochs for demand in demands}
+    stage = spec.stages[number]
+    by_name = {demand.name: demand for demand in demands}
+    before = "earlier uses included, " if any(by_name[short.name].used for short in allocation.shortfalls) else ""
     lines = [
         f"`{short.name}` should give {ceil(short.wanted):,} {stage.unit} but has {int(short.available):,}"
-        f" in {float(caps[short.name]):g} epochs ({float(short.epochs):.2f} epochs wanted)"
+        f" in {float(by_name[short.name].max_epochs):g} epochs ({before}{float(short.epochs):.2f} epochs wanted)"
         for short in allocation.shortfalls
     ]
     if not lines:
@@ -147,10 +230,11 @@ def report_shortfalls(
             f"stage `{stage.name}`: "
             + ", ".join(f"`{short.name}`" for short in allocation.shortfalls)
             + " cannot fill the share asked for",
-            ("stages", number, "mix", first.name),
+            entry_path(spec, number, first.name),
             locate,
             why=told,
-            mend=f"give `{first.name}` max_epochs {ceil(first.epochs)}, lower its share or the budget, or set"
+            mend=("set `reuse: true`, " if before else "")
+            + f"give `{first.name}` max_epochs {ceil(first.epochs)}, lower its share or the budget, or set"
             " on_exhausted",
         )
     if stage.on_exhausted == "repeat":

@@ -20,7 +20,6 @@ import duckdb
 import pyarrow as pa
 
 from mixc.errors import PlanError
-from mixc.plan import keys
 
 
 @contextmanager
@@ -52,11 +51,11 @@ def open_database(
                 ) from None
         connection.execute("SET preserve_insertion_order = true")
         connection.execute("SET default_collation = ''")
+        connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET default_null_order = 'nulls_last'")
         connection.execute("SET autoinstall_known_extensions = false")
         connection.execute("SET autoload_known_extensions = false")
         connection.execute("SET python_enable_replacements = false")
-        keys.register(connection)
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         yield connection

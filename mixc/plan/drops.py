@@ -2,99 +2,133 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-import duckdb
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from mixc.plan.database import insert, literal
+from mixc.plan.clean import CONTAMINATED, DEDUP_EXACT, DEDUP_IMAGE, WHERE, Winners
+from mixc.plan.clean import RULES as CLEANING
 from mixc.plan.expressions import Expressions
+from mixc.plan.judge import BUDGET, QUANTILE, STAGE_WHERE, TOO_LONG, Furthest
+from mixc.plan.keys import join_ids
 from mixc.plan.load import SourceTable
+from mixc.plan.samples import ALIVE, Samples
 from mixc.plan.select import StageRules
+from mixc.plan.write import uuids
+from mixc.sorting import total_order
 
-RULES = ("where", "dedup_exact", "unused_source", "stage_where", "too_long", "budget")
+Array = npt.NDArray[Any]
+
+BATCH = 1 << 17
+RULES = (
+    *(CLEANING[rule] for rule in sorted(CLEANING)),
+    *("unused_source", "stage_where", "quantile", "too_long", "consumed", "budget"),
+)
 """In the order in which a sample meets them."""
-
-_DROPS = """
-    WITH
-        used AS (SELECT DISTINCT n FROM ({used})),
-        furthest AS (
-            SELECT n, rank, detail FROM (
-                SELECT *, row_number() OVER (PARTITION BY n ORDER BY rank DESC, stage) AS place
-                FROM ({judged}) ANTI JOIN used USING (n)
-            ) WHERE place = 1
-        )
-    SELECT
-        s.source AS source, s.hi AS hi, s.lo AS lo,
-        CASE
-            WHEN NOT s.passes THEN 'where'
-            WHEN l.n IS NOT NULL THEN 'dedup_exact'
-            WHEN NOT own.mixed THEN 'unused_source'
-            ELSE CASE f.rank WHEN 1 THEN 'stage_where' WHEN 2 THEN 'too_long' ELSE 'budget' END
-        END AS rule,
-        CASE
-            WHEN NOT s.passes THEN own.condition
-            WHEN l.n IS NOT NULL THEN
-                winner.name || ' ' || ((winner_hi::UHUGEINT << 64) | winner_lo::UHUGEINT)::UUID::VARCHAR
-            WHEN NOT own.mixed THEN ''
-            ELSE f.detail
-        END AS detail,
-        s.tokens AS tokens, s.fragment AS fragment, s.row AS row
-    FROM samples s ANTI JOIN used USING (n)
-    JOIN source_names own ON s.source = own.source
-    LEFT JOIN losers l ON s.n = l.n
-    LEFT JOIN source_names winner ON winner.source = l.winner_source
-    LEFT JOIN furthest f ON s.n = f.n
-    ORDER BY s.source, s.hi, s.lo
-"""
-
-_JUDGED = """
-    SELECT
-        n, {stage} AS stage,
-        CASE rule WHEN 'stage_where' THEN 1 WHEN 'too_long' THEN 2 ELSE 3 END AS rank,
-        CASE rule
-            WHEN 'stage_where' THEN CASE source {conditions} END
-            WHEN 'too_long' THEN {name} || ': ' || tokens || ' tokens, ' || tiles || ' tiles'
-            ELSE {name}
-        END AS detail
-    FROM judged_{stage}
-"""
+_STAGE = {STAGE_WHERE: "stage_where", QUANTILE: "quantile", TOO_LONG: "too_long", BUDGET: "budget"}
 
 
-def drops_sql(
-    connection: duckdb.DuckDBPyConnection,
+def drops(
+    samples: Samples,
     sources: Sequence[SourceTable],
     expressions: Expressions,
     stages: Mapping[int, StageRules],
-) -> str:
-    """The query of every sample that no stage uses: source (index), hi, lo, rule, detail, tokens, fragment,
-    row; sorted by source and id.
+    furthest: Furthest,
+    winners: Winners,
+    contaminated: Mapping[int, str],
+    consumed: Array | None,
+) -> Iterator[dict[str, Any]]:
+    """Columns of DROPS_SCHEMA for every sample that no stage uses, sorted by source and id, batch by batch.
 
-    Of stage_where, too_long and budget a sample has the last that it met in any stage, and of equals the
-    first stage's. Detail: the condition; the winner's source and id; the stage, with the condition or the
-    counts. Needs the tables of select.py for all `stages`; makes `source_names`.
+    Of a stage's rules a sample has the last that it met in any stage, and of equals the first stage's. Detail: the
+    condition; the benchmark's item; the winner's source and id; the stage, with the condition or the counts.
     """
     mixed = {name for rules in stages.values() for name in rules.splits}
-    conditions = [expressions.where.get(source.name) for source in sources]
-    insert(
-        connection,
-        "CREATE TABLE source_names AS SELECT * FROM incoming",
-        pa.table(
-            {
-                "source": pa.array([source.index for source in sources], pa.uint16()),
-                "name": pa.array([source.name for source in sources], pa.string()),
-                "condition": pa.array([use.expression.text if use else None for use in conditions], pa.string()),
-                "mixed": pa.array([source.name in mixed for source in sources], pa.bool_()),
+    names = np.array([source.name for source in sources], object)
+    for source in sources:
+        own = samples.of_source(source.index)
+        numbers = np.flatnonzero(~furthest.used[own]) + own.start
+        numbers = numbers[total_order([samples.hi[numbers], samples.lo[numbers]])]
+        for start in range(0, len(numbers), BATCH):
+            part = numbers[start : start + BATCH]
+            rule, detail = _reasons(
+                samples,
+                source,
+                part,
+                names,
+                expressions,
+                stages,
+                furthest,
+                winners,
+                contaminated,
+                consumed,
+                mixed=source.name in mixed,
+            )
+            yield {
+                "source": pa.array([source.name] * len(part), pa.string()),
+                "id": uuids(samples.hi[part], samples.lo[part]),
+                "rule": pa.array(rule, pa.string()),
+                "detail": pa.array(detail, pa.string()),
+                "tokens": samples.tokens[part],
+                "fragment": samples.fragment_of(part),
+                "row": samples.row[part],
             }
-        ),
-    )
-    judged = []
+
+
+def _reasons(
+    samples: Samples,
+    source: SourceTable,
+    numbers: Array,
+    names: Array,
+    expressions: Expressions,
+    stages: Mapping[int, StageRules],
+    furthest: Furthest,
+    winners: Winners,
+    contaminated: Mapping[int, str],
+    consumed: Array | None,
+    *,
+    mixed: bool,
+) -> tuple[Array, Array]:
+    """Rule and detail, arrays of text."""
+    rule = np.full(len(numbers), "" if mixed else "unused_source", object)
+    detail = np.full(len(numbers), "", object)
+    state = samples.rule[numbers]
+    for code, name in CLEANING.items():
+        rule[state == code] = name
+    if use := expressions.where.get(source.name):
+        detail[state == WHERE] = use.expression.text
+    for place in np.flatnonzero(state == CONTAMINATED).tolist():
+        detail[place] = contaminated[int(numbers[place])]
+    lost = np.flatnonzero((state >= DEDUP_EXACT) & (state <= DEDUP_IMAGE))
+    if len(lost):
+        won = winners.of(numbers[lost])
+        detail[lost] = names[samples.source_of(won)] + " " + _uuid_texts(samples, won)
+    if not mixed:
+        return rule, detail
+    alive = state == ALIVE
+    reached, stage = furthest.rule[numbers], furthest.stage[numbers]
     for number, rules in stages.items():
-        texts = " ".join(
-            f"WHEN {source.index} THEN {literal(f'{rules.name}: {use.expression.text}')}"
-            for source in sources
-            if (use := expressions.stage_where.get((number, source.name)))
-        )
-        judged.append(_JUDGED.format(stage=number, name=literal(rules.name), conditions=texts or "WHEN NULL THEN NULL"))
-    used = " UNION ALL ".join(f"SELECT n FROM chosen_{number}" for number in stages)
-    return _DROPS.format(used=used, judged=" UNION ALL ".join(judged))
+        here = alive & (stage == number)
+        for code, name in _STAGE.items():
+            rule[here & (reached == code)] = name
+        detail[here] = rules.name
+        if use := expressions.stage_where.get((number, source.name)):
+            detail[here & (reached == STAGE_WHERE)] = f"{rules.name}: {use.expression.text}"
+        if use := expressions.quantile.get((number, source.name)):
+            detail[here & (reached == QUANTILE)] = f"{rules.name}: {use.expression.text}"
+        for place in np.flatnonzero(here & (reached == TOO_LONG)).tolist():
+            tokens, tiles = samples.tokens[numbers[place]], samples.tiles[numbers[place]]
+            detail[place] = f"{rules.name}: {tokens} tokens, {tiles} tiles"
+    if consumed is not None:
+        spent = alive & (reached == BUDGET) & (consumed[numbers] > 0)
+        rule[spent], detail[spent] = "consumed", "trained in the run that this continues"
+    return rule, detail
+
+
+def _uuid_texts(samples: Samples, numbers: Array) -> Array:
+    ids = join_ids(samples.hi[numbers], samples.lo[numbers]).hex()
+    texts = [ids[at : at + 32] for at in range(0, len(ids), 32)]
+    return np.array([f"{t[:8]}-{t[8:12]}-{t[12:16]}-{t[16:20]}-{t[20:]}" for t in texts], object)

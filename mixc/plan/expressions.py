@@ -3,7 +3,7 @@ words."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -15,6 +15,7 @@ from mixc.plan.database import first_line, rows
 from mixc.spec.check import mix_entries
 from mixc.spec.diagnostics import Place, Span, fail, printable, suggest
 from mixc.spec.expression import Expression, parse_expression
+from mixc.spec.groups import stage_sources
 from mixc.spec.load import KeyPath
 from mixc.spec.schema import Order, Spec
 
@@ -76,6 +77,8 @@ class Expressions:
     """By source."""
     stage_where: dict[tuple[int, str], Use]
     """By stage and source."""
+    quantile: dict[tuple[int, str], Use]
+    balance: dict[tuple[int, str], Use]
     order: dict[int, Use]
     """By stage."""
 
@@ -83,12 +86,14 @@ class Expressions:
         """Those that `source`, which takes part in `stages`, has to compute, in the spec's order."""
         uses = [self.where[source]] if source in self.where else []
         for stage in stages:
-            uses += [use for use in (self.stage_where.get((stage, source)), self.order.get(stage)) if use]
+            own = [by.get((stage, source)) for by in (self.stage_where, self.quantile, self.balance)]
+            uses += [use for use in (*own, self.order.get(stage)) if use]
         return uses
 
 
 def parse_expressions(spec: Spec, locate: Locate) -> Expressions:
-    """Raises SpecError for an expression that is not one; `mixc check` finds the same mistakes earlier."""
+    """All expressions of a spec; those that a mix gives a group are its members'. Raises SpecError for an expression
+    that is not one; `mixc check` finds the same mistakes earlier."""
 
     def parse(text: str, path: KeyPath) -> Use:
         try:
@@ -102,14 +107,20 @@ def parse_expressions(spec: Spec, locate: Locate) -> Expressions:
         for name, source in sorted(spec.sources.items())
         if source.where is not None
     }
-    stage_where, order = {}, {}
+    stage_where, quantile, balance, order = {}, {}, {}, {}
     for number, stage in enumerate(spec.stages):
         for name, entry in mix_entries(stage.mix).items():
-            if entry.where is not None:
-                stage_where[number, name] = parse(entry.where, ("stages", number, "mix", name, "where"))
+            path: KeyPath = ("stages", number, "mix", name)
+            for source in stage_sources([name], spec.groups):
+                if entry.where is not None:
+                    stage_where[number, source] = parse(entry.where, (*path, "where"))
+                if entry.quantile is not None:
+                    quantile[number, source] = parse(entry.quantile.by, (*path, "quantile", "by"))
+                if entry.balance is not None:
+                    balance[number, source] = parse(entry.balance.by, (*path, "balance", "by"))
         if isinstance(stage.order, Order) and stage.order.by is not None:
             order[number] = parse(stage.order.by, ("stages", number, "order", "by"))
-    return Expressions(where=where, stage_where=stage_where, order=order)
+    return Expressions(where=where, stage_where=stage_where, quantile=quantile, balance=balance, order=order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +129,17 @@ class Resolved:
 
     columns: tuple[str, ...]
     """The source's own columns, in sorted order."""
+    signals: tuple[str, ...]
+    """Computed signals, in sorted order."""
     hidden: tuple[str, ...]
     """Columns that an expression names but a signal of the same name hides."""
 
 
-def resolve(source: str, uses: Iterable[Use], columns: Iterable[str], locate: Locate) -> Resolved:
-    """Find what the expressions of `source` read among its `columns` and the signals. Names ignore case, as
-    DuckDB's do.
+def resolve(
+    source: str, uses: Iterable[Use], columns: Iterable[str], locate: Locate, *, computed: Collection[str] = ()
+) -> Resolved:
+    """Find what the expressions of `source` read among its `columns`, the signals of every sample and the `computed`
+    ones. Names ignore case, as DuckDB's do.
 
     Raises SpecError for a name that is neither, or that fits several columns.
     """
@@ -132,13 +147,15 @@ def resolve(source: str, uses: Iterable[Use], columns: Iterable[str], locate: Lo
     for column in sorted(columns):
         by_name.setdefault(column.casefold(), []).append(column)
     needed: dict[str, str] = {}
-    hidden = set()
+    hidden: set[str] = set()
+    signals: set[str] = set()
     for use in uses:
         for i, name in enumerate(use.expression.columns):
             folded = name.casefold()
             found = by_name.get(folded, [])
-            if folded in SIGNALS:
+            if folded in SIGNALS or folded in computed:
                 hidden.update(found)
+                signals.update({folded} & set(computed))
                 continue
             characters = use.expression.places[i] if use.expression.places else None
             if not found:
@@ -148,8 +165,8 @@ def resolve(source: str, uses: Iterable[Use], columns: Iterable[str], locate: Lo
                     use.path,
                     locate,
                     characters=characters,
-                    why=_listing(source, known),
-                    mend=suggest(name, [*known, *SIGNALS]),
+                    why=_listing(source, known, computed),
+                    mend=suggest(name, [*known, *SIGNALS, *sorted(computed)]),
                 )
             exact = name if name in found else found[0] if len(found) == 1 else None
             if exact is None or needed.setdefault(folded, exact) != exact:
@@ -162,13 +179,13 @@ def resolve(source: str, uses: Iterable[Use], columns: Iterable[str], locate: Lo
                     why="names in expressions ignore case, and one source's expressions can use one of these",
                     mend="rename a column, or write the one name exactly in all of them",
                 )
-    return Resolved(tuple(sorted(needed.values())), tuple(sorted(hidden)))
+    return Resolved(tuple(sorted(needed.values())), tuple(sorted(signals)), tuple(sorted(hidden)))
 
 
-def _listing(source: str, columns: list[str]) -> str:
+def _listing(source: str, columns: list[str], computed: Collection[str]) -> str:
     shown = ", ".join(f"`{printable(c)}`" for c in sorted(columns)[:30]) or "none"
     more = f" and {len(columns) - 30} more" if len(columns) > 30 else ""
-    return f"columns of `{source}`: {shown}{more}; signals: {', '.join(SIGNALS)}"
+    return f"columns of `{source}`: {shown}{more}; signals: {', '.join([*SIGNALS, *sorted(computed)])}"
 
 
 def value_type(connection: duckdb.DuckDBPyConnection, view: str, use: Use, source: str, locate: Locate) -> str:

@@ -21,19 +21,12 @@ tests/plan/test_keys.py holds golden values.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from blake3 import blake3
 
-if TYPE_CHECKING:
-    import duckdb
-
-U64 = npt.NDArray[np.uint64]
-
-KEY_FUNCTION = "mixc_key"
-DUPLICATE_FUNCTION = "mixc_duplicate_half"
+from mixc.hashing import U64, mix64
 
 
 class Key(NamedTuple):
@@ -55,13 +48,6 @@ def make_key(seed: int, purpose: str, stage: str, epoch: int) -> Key:
         + stage_bytes
     ).digest(length=16)
     return Key(*struct.unpack("<QQ", digest))
-
-
-def mix64(z: U64) -> U64:
-    """SplitMix64's finaliser of uint64 [N], a bijection of the 64-bit integers."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
 
 
 def key64(key: Key, hi: U64, lo: U64) -> U64:
@@ -86,33 +72,3 @@ def duplicate_id(id: bytes, rank: int) -> bytes:
     if rank == 0:
         return id
     return blake3(b"mixc duplicate 1" + id + struct.pack("<I", rank)).digest(length=16)
-
-
-def register(connection: duckdb.DuckDBPyConnection) -> None:
-    """Give a connection the two functions as SQL. Close the connection before the interpreter ends: DuckDB's
-    binding prints a list of leaks when one that holds a function of Python's stays open.
-
-    - `mixc_key(hi UBIGINT, lo UBIGINT, key_hi UBIGINT, key_lo UBIGINT) -> UBIGINT` is `key64`.
-    - `mixc_duplicate_half(hi UBIGINT, lo UBIGINT, rank UBIGINT, half UBIGINT) -> UBIGINT` is half 0 (hi) or 1
-      (lo) of
-      `duplicate_id`.
-    """
-    import pyarrow as pa
-
-    def column(values: Any) -> U64:
-        array: U64 = values.to_numpy(zero_copy_only=False)
-        return array
-
-    def key(hi: Any, lo: Any, key_hi: Any, key_lo: Any) -> Any:
-        return pa.array(mix64(mix64(column(hi) ^ column(key_hi)) ^ column(lo) ^ column(key_lo)))
-
-    def duplicate_half(hi: Any, lo: Any, rank: Any, half: Any) -> Any:
-        ids = join_ids(column(hi), column(lo))
-        renamed = b"".join(duplicate_id(ids[16 * i : 16 * i + 16], int(rank)) for i, rank in enumerate(column(rank)))
-        halves = np.stack(split_ids(renamed))
-        return pa.array(halves[column(half).astype(np.int64), np.arange(halves.shape[1])])
-
-    # Types as strings: the module that names them moved between DuckDB 1.4 and 2.0.
-    create: Any = connection.create_function
-    for name, function in ((KEY_FUNCTION, key), (DUPLICATE_FUNCTION, duplicate_half)):
-        create(name, function, ["UBIGINT"] * 4, "UBIGINT", type="arrow")

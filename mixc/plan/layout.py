@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import fsum
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mixc.plan.divide import denominators, loss_weights, rank_skews, step_costs, step_order
+from mixc.plan.balance_ranks import rank_skews
+from mixc.plan.cost import SAIL_VL_2B, Cost
+from mixc.plan.divide import denominators, loss_weights, step_order, sums
 from mixc.plan.order import SEGMENT, Segments, shuffle_packs
 from mixc.plan.pack import pack
 from mixc.plan.select import StageRules
@@ -36,6 +39,8 @@ class Layout:
     names: list[str]
     places: Table
     packs: Table
+    cost: Cost = SAIL_VL_2B
+    """What the ranks of a step share out."""
 
     segments: Segments = field(default_factory=lambda: np.zeros(0, SEGMENT))
     counts: Int = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -45,12 +50,13 @@ class Layout:
     """Packs."""
     empty: int = 0
     skews: list[float] = field(default_factory=list)
+    """Of each step, `rank_skews`."""
     totals: dict[str, Int] = field(default_factory=dict)
     """int64 [sources] each: tokens, supervised, images, tiles, samples (each piece counts), whole (only a
     first piece does)."""
 
     def add(self, window: Segments, *, seed: int) -> None:
-        # The window's order is total and a function of its samples, so pack() needs no further tie-breakers.
+        # The window's order is total and a function of its samples, so that pack() breaks ties by it.
         packs = pack(
             window["tokens"],
             window["tiles"],
@@ -58,7 +64,7 @@ class Layout:
             max_tiles=self.rules.max_tiles,
         )
         order, counts, keys = shuffle_packs(window, packs, seed=seed, stage=self.stage.name)
-        self.segments = np.concatenate([self.segments, window[order]])
+        self.segments = np.concatenate([self.segments, window.take(order)])
         self.counts = np.concatenate([self.counts, counts])
         self.keys = np.concatenate([self.keys, keys])
         self._write(len(self.counts) // self.stage.train.batch * self.stage.train.batch)
@@ -69,6 +75,19 @@ class Layout:
         self.counts = np.concatenate([self.counts, np.zeros(self.empty, np.int64)])
         self.keys = np.concatenate([self.keys, np.zeros(self.empty, np.uint64)])
         self._write(len(self.counts))
+
+    @property
+    def rank_skew(self) -> float:
+        """Mean of `skews`, without a last step that is part empty, if there is another."""
+        return fsum(self._of_full_steps()) / max(1, len(self._of_full_steps()))
+
+    @property
+    def rank_skew_max(self) -> float:
+        """Worst of the same steps."""
+        return max(self._of_full_steps(), default=0.0)
+
+    def _of_full_steps(self) -> list[float]:
+        return self.skews[:-1] if self.empty and len(self.skews) > 1 else self.skews
 
     def _write(self, number: int) -> None:
         """Write the first `number` packs, whole steps."""
@@ -82,61 +101,63 @@ class Layout:
 
         starts = ends - counts
         lengths = segments["tokens"].astype(np.int64)
-        tiles, squares = _sums(segments["tiles"], ends), _sums(lengths * lengths, ends)
-        order = step_order(tiles, squares, _sums(lengths, ends), keys, batch=batch)
-        counts, starts, tiles, squares = counts[order], starts[order], tiles[order], squares[order]
+        costs = self.cost.of(sums(lengths, ends), sums(segments["tiles"], ends), sums(lengths * lengths, ends))
+        order = step_order(costs, keys, batch=batch)
+        counts, starts = counts[order], starts[order]
         ends = np.cumsum(counts)
         place = np.arange(len(segments)) - np.repeat(ends - counts, counts)
-        segments = segments[np.repeat(starts, counts) + place]
-        weights = loss_weights(self.stage.train.loss, segments["supervised"])
+        segments = segments.take(np.repeat(starts, counts) + place)  # far faster than [] for records
+        column = {name: np.ascontiguousarray(segments[name]) for name in SEGMENT.names or ()}
+        del segments
+        weights = loss_weights(self.stage.train.loss, column["supervised"])
 
-        packs = np.arange(self.written, self.written + number)
-        pack_of = np.repeat(packs, counts)
+        packs = np.arange(self.written, self.written + number, dtype=np.uint32)
+        steps = packs // np.uint32(batch)
         self.places.write(
             {
-                "stage": np.full(len(segments), self.number, np.uint16),
-                "step": (pack_of // batch).astype(np.uint32),
-                "pack": pack_of.astype(np.uint32),
+                "stage": np.full(len(place), self.number, np.uint16),
+                "step": np.repeat(steps, counts),
+                "pack": np.repeat(packs, counts),
                 "place": place.astype(np.uint32),
-                "source": pa.array(self.names).take(pa.array(segments["source"])),
-                "id": uuids(segments["hi"], segments["lo"]),
-                "content": uuids(segments["chi"], segments["clo"]),
-                "supervised_tokens": segments["supervised"],
+                "source": pa.DictionaryArray.from_arrays(column["source"].astype(np.int32), self.names),
+                "id": uuids(column["hi"], column["lo"]),
+                "content": uuids(column["chi"], column["clo"]),
+                "supervised_tokens": column["supervised"],
                 "weight": weights,
-                "offset": segments["start"],
+                "offset": column["start"],
             }
             | {
-                name: segments[name]
+                name: column[name]
                 for name in (
                     *("epoch", "piece", "piece_start", "piece_end", "tokens", "images", "tiles"),
                     *("fragment", "row", "length"),
                 )
             }
         )
+        of_packs = {name: sums(column[name], ends) for name in ("tokens", "supervised", "images", "tiles")}
         self.packs.write(
             {
                 "stage": np.full(number, self.number, np.uint16),
-                "step": (packs // batch).astype(np.uint32),
-                "pack": packs.astype(np.uint32),
+                "step": steps,
+                "pack": packs,
                 "samples": counts.astype(np.uint32),
-                "tokens": _sums(segments["tokens"], ends).astype(np.uint32),
-                "supervised_tokens": _sums(segments["supervised"], ends).astype(np.uint32),
-                "images": _sums(segments["images"], ends).astype(np.uint32),
-                "tiles": tiles.astype(np.uint32),
-                "denominator": denominators(weights, segments["supervised"], ends.tolist()),
+                "tokens": of_packs["tokens"].astype(np.uint32),
+                "supervised_tokens": of_packs["supervised"].astype(np.uint32),
+                "images": of_packs["images"].astype(np.uint32),
+                "tiles": of_packs["tiles"].astype(np.uint32),
+                "denominator": denominators(weights, column["supervised"], ends),
             }
         )
         self.written += number
-        self.skews += rank_skews(step_costs(tiles, squares, batch=batch), batch=batch).tolist()
-        counted = {name: segments[name] for name in ("tokens", "supervised", "images", "tiles")}
-        counted |= {"samples": np.ones(len(segments)), "whole": segments["piece"] == 0}
-        for name, values in counted.items():
-            total = self.totals.setdefault(name, np.zeros(len(self.names), np.int64))
-            np.add.at(total, segments["source"], values.astype(np.int64))
+        self.skews += rank_skews(costs[order], batch=batch).tolist()
+        self._count(column)
 
-
-def _sums(values: npt.NDArray[np.integer], ends: Int) -> Int:
-    """Sums of consecutive runs that end (exclusive) at `ends`, exact; a run may be empty."""
-    sums = np.concatenate([[0], np.cumsum(values.astype(np.int64))])
-    result: Int = sums[ends] - sums[np.concatenate([[0], ends[:-1]])]
-    return result
+    def _count(self, column: dict[str, npt.NDArray[Any]]) -> None:
+        """Add rows to the totals, whole numbers far below 2^53: float64 counts them exactly, in any order."""
+        weights: dict[str, npt.NDArray[Any] | None] = {
+            name: column[name] for name in ("tokens", "supervised", "images", "tiles")
+        }
+        weights |= {"samples": None, "whole": column["piece"] == 0}
+        for name, values in weights.items():
+            counted = np.bincount(column["source"], values, len(self.names)).astype(np.int64)
+            self.totals[name] = self.totals.get(name, 0) + counted

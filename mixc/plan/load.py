@@ -1,5 +1,4 @@
-"""Facts of all objects, read into the plan's database: one table a source, with only the columns that are
-used.
+"""Facts of all objects, read into the plan's columns, and the columns that expressions name, read when they are wanted.
 
 Read with pyarrow rather than by DuckDB: the database may open no file, a path may hold any character, and
 names that differ in case stay apart.
@@ -7,23 +6,25 @@ names that differ in case stay apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mixc.errors import BuildError
 from mixc.measure.facts import COLUMN_PREFIX, FACTS_SCHEMA, SIGNALS
-from mixc.plan.database import insert, quoted, rows
-from mixc.plan.expressions import ROW
 from mixc.plan.keys import split_ids
+from mixc.plan.samples import Samples, rename_duplicates
 
-BATCH_ROWS = 1 << 16
+BATCH_ROWS = 1 << 20
+"""Rows that are read or evaluated at a time. It bounds memory and changes nothing."""
+_FACTS = ("row", "id", "content", "columns", "offset", "length", "tokens", "supervised_tokens", "images", "tiles")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,8 @@ class PlannedFragment:
     """The object's facts.parquet."""
     samples: int
     rejects: int
+    signals: Mapping[str, Path] = field(default_factory=dict)
+    """Parquet of each computed signal, by name: one column `value`, rows as in the facts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +56,28 @@ class NumberedFragment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceTable:
-    """A source's facts in the database."""
+    """A source's fragments and the columns that its expressions may name."""
 
     name: str
     index: int
     """Among the spec's sources, sorted by name."""
-    table: str
-    view: str
-    """Signals and used columns under the names that expressions give them, and ROW."""
+    fragments: Sequence[NumberedFragment]
+    columns: Mapping[str, pa.DataType]
+    """Of the source's own columns those that are used, and their types."""
+    signals: Mapping[str, pa.DataType]
+    """Computed signals that are used, and their types."""
     rows: int
+
+    @property
+    def view(self) -> str:
+        """An empty table of the database with these columns and the facts' signals: what expressions are typed by."""
+        return f"source_{self.index}"
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema(
+            [(signal, pa.int64()) for signal in SIGNALS] + list(self.signals.items()) + list(self.columns.items())
+        )
 
 
 def number_fragments(fragments: Sequence[PlannedFragment]) -> list[NumberedFragment]:
@@ -79,10 +95,15 @@ def source_columns(fragments: Sequence[NumberedFragment]) -> dict[str, set[pa.Da
     BuildError."""
     columns: dict[str, set[pa.DataType]] = {}
     for fragment in fragments:
-        for field in _open(fragment).schema_arrow:
-            if field.name.startswith(COLUMN_PREFIX):
-                columns.setdefault(field.name.removeprefix(COLUMN_PREFIX), set()).add(field.type)
+        for column in _open(fragment).schema_arrow:
+            if column.name.startswith(COLUMN_PREFIX):
+                columns.setdefault(column.name.removeprefix(COLUMN_PREFIX), set()).add(column.type)
     return columns
+
+
+def signal_type(fragments: Sequence[NumberedFragment], name: str) -> pa.DataType:
+    """The type of a computed signal over all fragments of a source. Raises BuildError."""
+    return common_type({_open_signal(fragment, name).schema_arrow.field("value").type for fragment in fragments})
 
 
 def common_type(types: set[pa.DataType]) -> pa.DataType:
@@ -103,40 +124,101 @@ def common_type(types: set[pa.DataType]) -> pa.DataType:
     return pa.string()
 
 
-def load_source(
-    connection: duckdb.DuckDBPyConnection,
-    name: str,
-    index: int,
-    fragments: Sequence[NumberedFragment],
-    columns: dict[str, pa.DataType],
-) -> SourceTable:
-    """Create the table and the view of a source from the facts of its fragments, with `columns` of its own.
+def load_samples(by_source: Mapping[str, Sequence[NumberedFragment]], *, threads: int) -> Samples:
+    """The facts of all sources (in the order of their names), under their final ids. Raises BuildError when an object
+    cannot be read or does not hold what it should."""
+    fragments = [fragment for own in by_source.values() for fragment in own]
+    counts = [fragment.fragment.samples for fragment in fragments]
+    per_source = [sum(fragment.fragment.samples for fragment in own) for own in by_source.values()]
+    samples = Samples.empty(_starts(per_source), _starts(counts))
+    for index, own in enumerate(by_source.values()):
+        columns = np.zeros(per_source[index], np.uint64)
+        first = int(samples.source_starts[index])
+        with ThreadPoolExecutor(threads) as pool:  # each fragment fills rows of its own
+            list(pool.map(lambda fragment: _fill(samples, columns, first, fragment), own))  # noqa: B023
+        rename_duplicates(samples, index, columns)
+    return samples
 
-    The table has `n` (the sample's number), `fragment`, `row`, `hi` and `lo` (id), `chi` and `clo` (content),
-    `columns` (digest), `start` and `length` (of the record), the signals as int64, and a column `x0`, `x1`,
-    ... for each of `columns` in order. Raises BuildError when an object cannot be read or does not hold what
-    it should.
-    """
-    schema = pa.schema(
-        [("n", pa.int64()), ("fragment", pa.uint32()), ("row", pa.uint64())]
-        + [(half, pa.uint64()) for half in ("hi", "lo", "chi", "clo", "columns", "start")]
-        + [("length", pa.uint32())]
-        + [(signal, pa.int64()) for signal in SIGNALS]
-        + [(f"x{i}", kind) for i, kind in enumerate(columns.values())]
-    )
-    failures: list[BuildError] = []  # DuckDB passes on only the text of an exception in a stream
-    reader = pa.RecordBatchReader.from_batches(schema, _batches(fragments, columns, schema, failures))
-    table, view = f"facts_{index}", f"source_{index}"
+
+def _starts(counts: Sequence[int]) -> npt.NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(np.array(counts, np.int64))]).astype(np.int64)
+
+
+def _fill(samples: Samples, columns: npt.NDArray[np.uint64], first: int, fragment: NumberedFragment) -> None:
+    start = fragment.first_row
     try:
-        insert(connection, f"CREATE TABLE {table} AS SELECT * FROM incoming", reader)
-    except duckdb.Error:
-        if failures:
-            raise failures[0] from None
-        raise
-    names = [f"n AS {ROW}", *SIGNALS, *(f"x{i} AS {quoted(column)}" for i, column in enumerate(columns))]
-    connection.execute(f"CREATE VIEW {view} AS SELECT {', '.join(names)} FROM {table}")
-    ((count,),) = rows(connection, f"SELECT count(*) FROM {table}")
-    return SourceTable(name=name, index=index, table=table, view=view, rows=count)
+        for batch in _open(fragment).iter_batches(BATCH_ROWS, columns=list(_FACTS)):
+            end = start + batch.num_rows
+            samples.hi[start:end], samples.lo[start:end] = _halves(batch["id"])
+            samples.chi[start:end], samples.clo[start:end] = _halves(batch["content"])
+            columns[start - first : end - first] = batch["columns"].to_numpy()
+            for name, column in (("supervised", "supervised_tokens"), ("start", "offset")):
+                getattr(samples, name)[start:end] = batch[column].to_numpy()
+            for name in ("row", "length", "tokens", "images", "tiles"):
+                getattr(samples, name)[start:end] = batch[name].to_numpy()
+            start = end
+    except (OSError, pa.ArrowException) as error:
+        raise _broken(fragment, str(error)) from None
+
+
+def column_batches(source: SourceTable, names: Sequence[str], keep: npt.NDArray[np.bool_] | None) -> Iterator[pa.Table]:
+    """The columns and signals `names` of the source's rows in order, those where `keep` bool [rows] is true, in tables
+    of up to some BATCH_ROWS. Raises BuildError."""
+    held: list[pa.Table] = []
+    count = 0
+    first = source.fragments[0].first_row if source.fragments else 0
+    for fragment in source.fragments:
+        start = fragment.first_row - first
+        try:
+            for table in _fragment_columns(fragment, source, names):
+                end = start + table.num_rows
+                part = table if keep is None else table.filter(pa.array(keep[start:end]))
+                start = end
+                held.append(part)
+                count += part.num_rows
+                if count >= BATCH_ROWS:
+                    yield pa.concat_tables(held)
+                    held, count = [], 0
+        except (OSError, pa.ArrowException) as error:
+            raise _broken(fragment, str(error)) from None
+    if count:
+        yield pa.concat_tables(held)
+
+
+def _fragment_columns(fragment: NumberedFragment, source: SourceTable, names: Sequence[str]) -> Iterator[pa.Table]:
+    file = _open(fragment)
+    present = set(file.schema_arrow.names)
+    stored = {name: name if name in SIGNALS else COLUMN_PREFIX + name for name in names if name not in source.signals}
+    wanted = [column for column in stored.values() if column in present]
+    signals = {
+        name: _open_signal(fragment, name).iter_batches(BATCH_ROWS, columns=["value"])
+        for name in names
+        if name in source.signals
+    }
+    schema = source.schema
+    # Without a wanted column there would be no batch that tells how many rows there are.
+    for batch in file.iter_batches(BATCH_ROWS, columns=wanted or ["row"]):
+        arrays = []
+        for name in names:
+            kind = schema.field(name).type
+            if name in signals:
+                value = next(signals[name])["value"]
+                if len(value) != batch.num_rows:
+                    raise _broken(fragment, f"signal `{name}` has another number of rows than the facts")
+                arrays.append(value.cast(kind, safe=False))
+            elif stored[name] in present:  # not safe: an integer beyond 2^53 may become the nearest float64
+                arrays.append(batch[stored[name]].cast(kind, safe=False))
+            else:
+                arrays.append(pa.nulls(batch.num_rows, kind))
+        yield pa.Table.from_arrays(
+            [pa.nulls(batch.num_rows, pa.bool_()), *arrays],
+            schema=pa.schema([(ROWS, pa.bool_()), *((name, schema.field(name).type) for name in names)]),
+        )
+
+
+ROWS = "__mixc_rows"
+"""An extra column of `column_batches`, so that a table without any other has rows. No expression can name it: it is no
+column of the source's."""
 
 
 def _open(fragment: NumberedFragment) -> pq.ParquetFile:
@@ -147,64 +229,40 @@ def _open(fragment: NumberedFragment) -> pq.ParquetFile:
     except (OSError, pa.ArrowException) as error:
         raise _broken(fragment, str(error)) from None
     schema = file.schema_arrow
-    for field in FACTS_SCHEMA:
-        if field.name not in schema.names or schema.field(field.name).type != field.type:
-            raise _broken(fragment, f"column `{field.name}` is not {field.type}")
+    for wanted in FACTS_SCHEMA:
+        if wanted.name not in schema.names or schema.field(wanted.name).type != wanted.type:
+            raise _broken(fragment, f"column `{wanted.name}` is not {wanted.type}")
     if file.metadata.num_rows != fragment.fragment.samples:
         raise _broken(fragment, f"{file.metadata.num_rows} rows, not {fragment.fragment.samples}")
     return file
 
 
-def _broken(fragment: NumberedFragment, why: str) -> BuildError:
+def _open_signal(fragment: NumberedFragment, name: str) -> pq.ParquetFile:
+    path = fragment.fragment.signals[name]
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise _broken(fragment, str(error), path) from None
+    if file.schema_arrow.names != ["value"] or file.metadata.num_rows != fragment.fragment.samples:
+        raise _broken(fragment, f"it does not hold one value of `{name}` for each of the samples", path)
+    return file
+
+
+def read_signal(fragment: NumberedFragment, name: str) -> pa.ChunkedArray:
+    """All values of a computed signal, a sample each. Raises BuildError."""
+    try:
+        return _open_signal(fragment, name).read(columns=["value"])["value"]
+    except (OSError, pa.ArrowException) as error:
+        raise _broken(fragment, str(error), fragment.fragment.signals[name]) from None
+
+
+def _broken(fragment: NumberedFragment, why: str, path: Path | None = None) -> BuildError:
     return BuildError(
         "the object of a fragment cannot be read",
-        where=str(fragment.fragment.facts),
+        where=str(path or fragment.fragment.facts),
         why=why,
         mend="delete the object's folder from the cache; it will be measured again",
     )
-
-
-def _batches(
-    fragments: Sequence[NumberedFragment],
-    columns: dict[str, pa.DataType],
-    schema: pa.Schema,
-    failures: list[BuildError],
-) -> Iterator[pa.RecordBatch]:
-    for fragment in fragments:
-        try:
-            yield from _fragment_batches(fragment, columns, schema)
-        except BuildError as error:
-            failures.append(error)
-            raise
-        except (OSError, pa.ArrowException) as error:
-            failures.append(_broken(fragment, str(error)))
-            raise
-
-
-def _fragment_batches(
-    fragment: NumberedFragment, columns: dict[str, pa.DataType], schema: pa.Schema
-) -> Iterator[pa.RecordBatch]:
-    file, number = _open(fragment), fragment.first_row
-    present = [column for column in columns if COLUMN_PREFIX + column in file.schema_arrow.names]
-    wanted = ["row", "id", "content", "columns", "offset", "length", *SIGNALS]
-    for batch in file.iter_batches(BATCH_ROWS, columns=wanted + [COLUMN_PREFIX + column for column in present]):
-        rows = batch.num_rows
-        hi, lo = _halves(batch["id"])
-        chi, clo = _halves(batch["content"])
-        arrays: list[Any] = [
-            np.arange(number, number + rows, dtype=np.int64),
-            np.full(rows, fragment.number, np.uint32),
-            batch["row"],
-            *(hi, lo, chi, clo, batch["columns"], batch["offset"], batch["length"]),
-            *(batch[signal].cast(pa.int64()) for signal in SIGNALS),
-        ]
-        for column, kind in columns.items():
-            if column in present:  # not safe: an integer beyond 2^53 may become the nearest float64
-                arrays.append(batch[COLUMN_PREFIX + column].cast(kind, safe=False))
-            else:
-                arrays.append(pa.nulls(rows, kind))
-        yield pa.RecordBatch.from_arrays([pa.array(array) for array in arrays], schema=schema)
-        number += rows
 
 
 def _halves(ids: pa.ExtensionArray) -> tuple[Any, Any]:

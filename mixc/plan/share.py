@@ -6,15 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-import duckdb
+import numpy as np
 
 from mixc.plan.allocate import Allocation, Demand, allocate, epoch_budget
-from mixc.plan.checks import Warn, report_shortfalls
+from mixc.plan.balance import balanced_targets
+from mixc.plan.checks import Warn, entry_path, report_shortfalls
 from mixc.plan.expressions import Locate, plan_error
-from mixc.plan.load import SourceTable
-from mixc.plan.select import Eligible, StageRules, choose, create_chosen
-from mixc.spec.quantity import parse_budget
-from mixc.spec.schema import MixEntry, Spec
+from mixc.plan.groups import flatten
+from mixc.plan.samples import Samples
+from mixc.plan.schedule import Ramp
+from mixc.plan.select import Chosen, Offer, choose
+from mixc.spec.check import mix_entries
+from mixc.spec.quantity import as_written, parse_budget
+from mixc.spec.schema import MixEntry, Spec, Stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,40 +30,40 @@ class Share:
     total: int
     """The budget, in that unit."""
     allocation: Allocation
-    taken: dict[str, int]
-    """Units of the shares that were chosen, by source."""
+    chosen: dict[str, Chosen]
+    """By source; its units are the stage's."""
+    ramps: dict[str, Ramp]
+    """By source, of a stage whose shares change on the way."""
 
 
 def fill_stage(
-    connection: duckdb.DuckDBPyConnection,
+    samples: Samples,
     spec: Spec,
     number: int,
-    mix: Mapping[str, MixEntry],
-    rules: StageRules,
-    members: Sequence[SourceTable],
-    offers: Mapping[str, Eligible],
+    entries: Mapping[str, MixEntry],
+    offers: Sequence[Offer],
     locate: Locate,
     warn: Warn,
 ) -> Share:
-    """Divide the stage's budget over its sources and put what they give into chosen_J.
+    """Divide the stage's budget over its sources and choose what they give.
 
-    `members` and `offers` are the sources of `mix`. Raises PlanError when the sources cannot fill the stage, SpecError
+    `entries` and `offers` are of the stage's sources. Raises PlanError when the sources cannot fill the stage, SpecError
     for a budget that is none.
     """
     stage = spec.stages[number]
     budget = parse_budget(stage.budget, stage.unit)
     unit = stage.unit if budget.unit == "epochs" else budget.unit
-    sizes = {name: offers[name].sizes[stage.unit] for name in mix}
-    by_size = all(entry.weight is None for entry in mix.values())
+    sizes = {offer.name: offer.sizes[stage.unit] for offer in offers}
+    by_size = all(entry.weight is None for entry in mix_entries(stage.mix).values())
     for name, size in sizes.items():
         if size == 0 and not by_size:
             raise plan_error(
                 f"stage `{stage.name}`: source `{name}` holds no {stage.unit} and cannot fill a share",
-                ("stages", number, "mix", name),
+                entry_path(spec, number, name),
                 locate,
                 mend="count another unit, or take the source out of the mix",
             )
-    if not any(sizes[name] and offers[name].sizes[unit] for name in mix):
+    if not any(offer.sizes[stage.unit] and offer.sizes[unit] for offer in offers):
         raise plan_error(
             f"stage `{stage.name}`: its sources hold no {unit if sum(sizes.values()) else stage.unit}",
             ("stages", number, "budget"),
@@ -67,37 +71,55 @@ def fill_stage(
             mend="count another unit",
         )
     default_epochs = max(Fraction(1), Fraction(budget.amount)) if budget.unit == "epochs" else Fraction(1)
+    caps = {
+        name: default_epochs if entry.max_epochs is None else as_written(entry.max_epochs)
+        for name, entry in entries.items()
+    }
+    used = {offer.name: offer.used(samples, stage.unit, caps[offer.name]) for offer in offers}
+    left = {
+        name: max(0, int(default_epochs * size) - used[name]) if used[name] else size for name, size in sizes.items()
+    }
+    if not any(left.values()):
+        raise plan_error(
+            f"stage `{stage.name}`: everything that its sources hold was used before",
+            ("stages", number, "mix"),
+            locate,
+            why="a sample that an earlier stage took is not taken again unless asked",
+            mend="set `reuse: true`, or raise max_epochs",
+        )
+    parts = flatten(
+        mix_entries(stage.mix),
+        spec.groups,
+        left,
+        end=stage.mix_end,
+        temperature=as_written(stage.temperature),
+    )
     demands = [
         Demand(
-            name=name,
-            weight=Fraction(sizes[name]) if entry.weight is None else _decimal(entry.weight),
-            size=sizes[name],
-            budget_size=offers[name].sizes[unit],
-            max_epochs=default_epochs if entry.max_epochs is None else _decimal(entry.max_epochs),
+            name=offer.name,
+            weight=parts[offer.name].share,
+            size=sizes[offer.name],
+            budget_size=offer.sizes[unit],
+            max_epochs=caps[offer.name],
+            used=used[offer.name],
         )
-        for name, entry in mix.items()
+        for offer in offers
     ]
     if budget.unit == "epochs":
-        total = epoch_budget(Fraction(budget.amount), list(sizes.values()))
+        total = epoch_budget(Fraction(budget.amount), list(sizes.values()), [used[name] for name in sizes])
     else:
         total = int(budget.amount)
     allocation = allocate(demands, budget=total, policy=stage.on_exhausted)
-    report_shortfalls(stage, number, demands, allocation, unit, locate, warn)
+    report_shortfalls(spec, number, demands, allocation, unit, locate, warn)
 
-    create_chosen(connection, number)
-    taken = {}
-    for source in members:
-        name = source.name
-        target = allocation.targets[name]
-        taken[name] = (
-            choose(connection, rules, source, seed=spec.seed, unit=stage.unit, size=sizes[name], target=target)
-            if sizes[name]
-            else 0
-        )
-        if taken[name] == 0:
+    chosen = {}
+    for offer in offers:
+        target = allocation.targets[offer.name]
+        chosen[offer.name] = _choose(samples, offer, entries[offer.name], spec.seed, stage, target, caps[offer.name])
+        if chosen[offer.name].units == 0:
             share = f"its {target:,} {stage.unit} are nearer to none than to one sample" if target else "it is 0"
-            warn(f"stage `{stage.name}`: the share of `{name}` rounds to nothing: {share}")
-    if not any(taken.values()):
+            warn(f"stage `{stage.name}`: the share of `{offer.name}` rounds to nothing: {share}")
+    if not any(each.units for each in chosen.values()):
         raise plan_error(
             f"stage `{stage.name}` would be empty",
             ("stages", number, "budget"),
@@ -105,9 +127,32 @@ def fill_stage(
             why=f"{total:,} {unit} are nearer to none than to one sample",
             mend="raise the budget",
         )
-    return Share(unit=unit, total=total, allocation=allocation, taken=taken)
+    ramps = {
+        name: Ramp.of(part.start, part.end, stage.mix_schedule)
+        for name, part in parts.items()
+        if part.start != part.end
+    }
+    return Share(unit=unit, total=total, allocation=allocation, chosen=chosen, ramps=ramps)
 
 
-def _decimal(number: float) -> Fraction:
-    """What the user wrote: 0.7 is 7/10, not the binary fraction nearest to it."""
-    return Fraction(repr(number))
+def _choose(
+    samples: Samples, offer: Offer, entry: MixEntry, seed: int, stage: Stage, target: int, cap: Fraction
+) -> Chosen:
+    if entry.balance is None:
+        return choose(samples, offer, None, seed=seed, stage=stage.name, unit=stage.unit, target=target)
+    assert offer.classes is not None
+    units = offer.units(samples, stage.unit)
+    members = [np.flatnonzero(offer.classes == code) for code in range(len(offer.class_names))]
+    sizes = {name: int(units[own].sum()) for name, own in zip(offer.class_names, members, strict=True) if len(own)}
+    temperature = None if entry.balance.temperature is None else as_written(entry.balance.temperature)
+    targets = balanced_targets(sizes, total=target, temperature=temperature, max_epochs=cap)
+    parts = [
+        choose(samples, offer, own, seed=seed, stage=stage.name, unit=stage.unit, target=targets[name])
+        for name, own in zip(offer.class_names, members, strict=True)
+        if len(own)
+    ]
+    return Chosen(
+        which=np.concatenate([part.which for part in parts]),
+        epoch=np.concatenate([part.epoch for part in parts]),
+        units=sum(part.units for part in parts),
+    )

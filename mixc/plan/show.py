@@ -66,7 +66,7 @@ def stage_line(stage: StagePlan) -> str:
     return (
         f"{stage.steps:,} steps of {stage.batch:,} packs{empty}; at most {stage.sequence_length:,} tokens"
         f" and {stage.max_tiles:,} tiles a pack, {stage.fill:.2%} filled;"
-        f" rank skew at most {stage.rank_skew:.2f}; {stage.warmup_steps:,} steps of warm-up"
+        f" rank skew {stage.rank_skew:.1%}, at most {stage.rank_skew_max:.1%}; {stage.warmup_steps:,} steps of warm-up"
     )
 
 
@@ -74,6 +74,12 @@ def _parts(summary: PlanSummary) -> Iterator[Any]:
     for stage in summary.stages:
         yield stage_table(stage)
         yield Text(stage_line(stage) + "\n")
+    if summary.continues is not None:
+        point = summary.continues
+        yield Text(
+            f"continues {point.root[:16]} at step {point.step:,} of {point.stage}: of the {point.consumed:,} samples"
+            f" trained so far {point.again:,} are used again, {point.unknown:,} are in no source\n"
+        )
     if summary.drops:
         yield _counts("samples in no stage", "rule", summary.drops)
     rejects = {

@@ -3,6 +3,7 @@
     PLAN/placements.parquet  which sample stands where; sorted by stage, pack, place
     PLAN/packs.parquet       one row a pack; sorted by stage, pack
     PLAN/drops.parquet       for every sample that no stage uses, what dropped it; sorted by source, id, rule
+    PLAN/held_out.parquet    of a spec that holds samples out: them; sorted by source, id
     PLAN/fragments.parquet   fragment number -> source, path, digest, object; sorted by number
     PLAN/summary.json        PlanSummary
 
@@ -59,11 +60,24 @@ DROPS_SCHEMA = pa.schema(
     [
         ("source", pa.string()),
         ("id", pa.uuid()),
-        ("rule", pa.string()),  # where, dedup_exact, stage_where, too_long, budget, unused_source
+        ("rule", pa.string()),  # docs/planning.md section 1 lists them
         ("detail", pa.string()),  # the expression, the winner's id, the stage
         ("tokens", pa.uint32()),
         ("fragment", pa.uint32()),
         ("row", pa.uint64()),
+    ]
+)
+
+HELD_OUT_SCHEMA = pa.schema(
+    [
+        ("source", pa.string()),
+        ("id", pa.uuid()),
+        ("content", pa.uuid()),
+        ("tokens", pa.uint32()),
+        ("fragment", pa.uint32()),
+        ("row", pa.uint64()),
+        ("offset", pa.uint64()),
+        ("length", pa.uint32()),
     ]
 )
 
@@ -115,10 +129,30 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     fill: float
     """Tokens over the capacity of the packs that are not empty."""
     rank_skew: float
-    """Mean over steps of (heaviest pack - lightest) / mean cost, which bounds the skew of any division over
-    ranks."""
+    """(busiest - idlest rank) / mean work of a rank, by the cost model of `mixc.plan.cost`: the worst world size from 2
+    to 64 that divides the batch, in the mean over steps. A part empty last step counts only if it is the only one."""
+    rank_skew_max: float
+    """The same of the worst step."""
     sources: dict[str, SourcePlan]
     warmup_steps: int
+
+
+class Continued(msgspec.Struct, frozen=True, kw_only=True):
+    """What the run used that the plan continues, and that the plan keeps to it."""
+
+    root: str
+    """Root digest of the run's build."""
+    stage: str
+    step: int
+    """Its first step that was not trained."""
+    consumed: int
+    """Samples that were trained."""
+    digest: str
+    """blake3 over them and how often each was used (mixc/plan/consumed.py)."""
+    unknown: int
+    """Of them those that no source of the plan holds."""
+    again: int
+    """Of them those that the plan uses again, within max_epochs or because a stage says `reuse`."""
 
 
 class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,3 +162,4 @@ class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
     rejects: dict[str, dict[str, int]]
     """Unusable rows by source and reason."""
     warnings: list[str]
+    continues: Continued | None = None

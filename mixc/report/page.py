@@ -132,7 +132,8 @@ def _stage(build: Path, index: int, stage: StagePlan) -> Iterable[str]:
     yield (
         f"<p>{stage.packs:,} packs of at most {stage.sequence_length:,} tokens and {stage.max_tiles:,} tiles, "
         f"{stage.empty_packs:,} of them empty; full to {stage.fill:.2%}. "
-        f"Work of any two ranks differs by at most {stage.rank_skew:.1%} of a step's mean pack.</p>"
+        f"Work of any two ranks differs by {stage.rank_skew:.1%} of the mean rank's in the mean over steps, "
+        f"{stage.rank_skew_max:.1%} at most.</p>"
     )
     yield _histogram(build, index, stage.sequence_length)
 

@@ -1,87 +1,82 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from math import isclose
+from math import fsum, isclose
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixc.plan.divide import (
-    denominators,
-    loss_weights,
-    rank_skews,
-    step_costs,
-    step_order,
-    warmup_steps,
-)
-
-BATCHES = [1, 2, 6, 12, 24, 64]
+from mixc.plan.balance_ranks import rank_skews
+from mixc.plan.divide import MOST_SUPERVISED, denominators, loss_weights, step_order, sums, warmup_steps
 
 
 @st.composite
-def packs(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
-    batch = draw(st.sampled_from(BATCHES))
-    number = batch * draw(st.integers(1, 4))
-    most = draw(st.sampled_from([0, 3, 40]))
-    columns = [draw(st.lists(st.integers(0, top), min_size=number, max_size=number)) for top in (most, 10**6, 9000)]
+def packs(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
+    batch = draw(st.sampled_from([1, 2, 6, 12, 24, 30, 48]))
+    number = batch * draw(st.integers(1, 3))
+    most = draw(st.sampled_from([0, 3, 10**9]))
+    costs = draw(st.lists(st.integers(0, most), min_size=number, max_size=number))
     keys = draw(st.lists(st.integers(0, 2**64 - 1), min_size=number, max_size=number))
-    return *(np.array(column, np.int64) for column in columns), np.array(keys, np.uint64), batch
+    return np.array(costs, np.int64), np.array(keys, np.uint64), batch
+
+
+@given(packs(), st.randoms(use_true_random=False))
+def test_order_stays_in_its_step_and_is_a_function_of_its_packs(
+    given: tuple[np.ndarray, np.ndarray, int], random: object
+) -> None:
+    costs, keys, batch = given
+    order = step_order(costs, keys, batch=batch)
+    for step in range(0, len(costs), batch):
+        assert sorted(order[step : step + batch].tolist()) == list(range(step, step + batch))
+    shuffled = np.arange(len(costs)).reshape(-1, batch)
+    for row in shuffled:
+        random.shuffle(row)  # type: ignore[attr-defined]
+    shuffled = shuffled.reshape(-1)
+    again = shuffled[step_order(costs[shuffled], keys[shuffled], batch=batch)]
+    assert (costs[again] == costs[order]).all()
+    assert (keys[again] == keys[order]).all()
 
 
 @given(packs())
-def test_rank_skew_is_bounded_for_every_world_size(given: tuple) -> None:
+def test_each_pack_is_trained_once_for_every_division(given: tuple[np.ndarray, np.ndarray, int]) -> None:
     """What the runtime does: micro-step k of rank r takes packs s*B + k*W*m + j*W + r for j below m."""
-    tiles, squares, tokens, keys, batch = given
-    order = step_order(tiles, squares, tokens, keys, batch=batch)
-    cost = step_costs(tiles[order], squares[order], batch=batch)
-    skews = rank_skews(cost, batch=batch)
-    for step in range(len(cost) // batch):
-        c = cost[step * batch : (step + 1) * batch]
-        assert (np.diff(c) <= 0).all()
-        for world in (w for w in range(1, batch + 1) if batch % w == 0):
-            work = np.array([c[rank::world].sum() for rank in range(world)])
-            assert work.max() - work.min() <= c.max() - c.min()
-            if c.sum():
-                skew = (work.max() - work.min()) / (c.sum() / world)
-                assert skew <= skews[step] * world / batch + 1e-12
+    costs, keys, batch = given
+    ordered = costs[step_order(costs, keys, batch=batch)]
+    skews = rank_skews(ordered, batch=batch)
+    for step in range(len(costs) // batch):
+        worst = Fraction(0)
+        for world in (w for w in range(2, batch + 1) if batch % w == 0):
+            work = [0] * world
             for micro in (m for m in range(1, batch // world + 1) if batch // world % m == 0):
-                taken = np.zeros(batch, np.int64)
-                for k in range(batch // (world * micro)):
-                    places = [[k * world * micro + j * world + rank for j in range(micro)] for rank in range(world)]
-                    share = [c[p].sum() for p in places]
-                    assert max(share) - min(share) <= c.max() - c.min()
-                    for p in places:
-                        taken[p] += 1
-                assert (taken == 1).all()
+                work = [0] * world
+                for rank in range(world):
+                    for k in range(batch // (world * micro)):
+                        first = step * batch + k * world * micro + rank
+                        work[rank] += int(ordered[first : first + world * micro : world].sum())
+                assert sum(work) == costs[step * batch : (step + 1) * batch].sum()
+            if sum(work):
+                worst = max(worst, Fraction((max(work) - min(work)) * world, sum(work)))
+        assert isclose(skews[step], worst, rel_tol=1e-12)
 
 
-@given(packs())
-def test_order_stays_in_its_step_and_is_total(given: tuple) -> None:
-    tiles, squares, tokens, keys, batch = given
-    order = step_order(tiles, squares, tokens, keys, batch=batch)
-    assert (order // batch == np.arange(len(order)) // batch).all()
-    columns = [(-tiles[i], -squares[i], -tokens[i], int(keys[i]), i) for i in order.tolist()]
-    for step in range(len(order) // batch):
-        part = columns[step * batch : (step + 1) * batch]
-        assert part == sorted(part)
-
-
-def test_empty_packs_come_last() -> None:
-    tokens = np.array([0, 5, 0, 9])
-    order = step_order(tokens * 0, tokens**2, tokens, np.zeros(4, np.uint64), batch=4)
-    assert order.tolist() == [3, 1, 0, 2]
+def test_equal_packs_stand_by_key() -> None:
+    keys = np.array([3, 1, 2, 0], np.uint64)
+    assert step_order(np.ones(4, np.int64), keys, batch=4).tolist() == [3, 1, 2, 0]
 
 
 def test_a_step_that_is_not_full_is_refused() -> None:
-    three = np.zeros(3, np.int64)
     with pytest.raises(ValueError):
-        step_order(three, three, three, three.astype(np.uint64), batch=2)
+        step_order(np.zeros(3, np.int64), np.zeros(3, np.uint64), batch=2)
 
 
 def test_skew_by_hand() -> None:
     assert rank_skews(np.array([6, 3, 0, 0]), batch=2).tolist() == [(6 - 3) / 4.5, 0]
+    assert rank_skews(np.array([6, 3, 4, 5]), batch=4).tolist() == [
+        (6 - 3) / 4.5
+    ]  # 2 ranks: 10 and 8; 4 ranks: 6 and 3
+    assert rank_skews(np.array([6, 3, 4]), batch=1).tolist() == [0, 0, 0]
 
 
 def test_loss_weights() -> None:
@@ -109,6 +104,32 @@ def test_denominators_are_exact_whatever_the_order(groups: list[list[int]], rand
             random.shuffle(mixed)  # type: ignore[attr-defined]
             assert denominators(weights[mixed], supervised[mixed], [len(mixed)]).tolist() == [found]
             start = end
+
+
+@given(st.lists(st.integers(0, 2**20), max_size=200), st.sampled_from(["token", "sample", "square"]))
+def test_denominators_are_those_of_fsum(supervised: list[int], rule: str) -> None:
+    n = np.array(supervised, np.uint32)
+    weights = loss_weights(rule, n)  # type: ignore[arg-type]
+    assert denominators(weights, n, [len(n)])[0] == fsum((weights.astype(np.float64) * n).tolist())
+
+
+@pytest.mark.parametrize("rule", ["token", "sample", "square"])
+def test_denominators_at_their_limits(rule: str) -> None:
+    """As many segments as the longest sequence holds, the longest segment, and every length there is."""
+    for n in (np.ones(1 << 19, np.uint32), np.array([MOST_SUPERVISED] * 3), np.arange(1 << 20, dtype=np.uint32)):
+        weights = loss_weights(rule, n)  # type: ignore[arg-type]
+        ends = [0, len(n) // 3, len(n)]
+        terms = (weights.astype(np.float64) * n).tolist()
+        expected = [0.0, fsum(terms[: ends[1]]), fsum(terms[ends[1] :])]
+        assert denominators(weights, n, ends).tolist() == expected
+    with pytest.raises(ValueError):
+        loss_weights(rule, [MOST_SUPERVISED + 1])  # type: ignore[arg-type]
+
+
+def test_sums_of_runs() -> None:
+    values = np.array([2**62, 2**62, 2**62, 5], np.int64)  # the sum over all does not fit
+    assert sums(values, [0, 1, 1, 3, 4][:3]).tolist() == [0, 2**62, 0]
+    assert sums(values, np.array([1, 2, 3, 4])).tolist() == [2**62, 2**62, 2**62, 5]
 
 
 @pytest.mark.parametrize(

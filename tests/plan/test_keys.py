@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import duckdb
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,26 +74,3 @@ def test_epochs_are_independent() -> None:
     lo = np.arange(n, dtype=np.uint64)
     ranks = [np.argsort(np.argsort(keys.key64(keys.make_key(1, "order", "s", epoch), lo * 0, lo))) for epoch in (0, 1)]
     assert abs(np.corrcoef(*ranks)[0, 1]) < 0.06  # 4 standard deviations are 4 / sqrt(4096) = 0.0625
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_sql_functions_equal_the_python_ones(threads: int) -> None:
-    connection = duckdb.connect()
-    try:
-        connection.execute(f"SET threads = {threads}")
-        keys.register(connection)
-        key = keys.make_key(5, "select", "a stage", 2)
-        found = connection.execute(
-            "SELECT hi, lo, mixc_key(hi, lo, $1::UBIGINT, $2::UBIGINT),"
-            " mixc_duplicate_half(hi, lo, r, 0::UBIGINT), mixc_duplicate_half(hi, lo, r, 1::UBIGINT), r FROM"
-            " (SELECT 18446744073709551615 - range::UBIGINT AS hi, range::UBIGINT * 7 AS lo,"
-            " (range % 3)::UBIGINT AS r FROM range(5000))",
-            [key.hi, key.lo],
-        ).fetchall()
-    finally:
-        connection.close()
-    hi, lo, value, new_hi, new_lo, ranks = (np.array(column, np.uint64) for column in zip(*found, strict=True))
-    assert (keys.key64(key, hi, lo) == value).all()
-    ids, renamed = keys.join_ids(hi, lo), keys.join_ids(new_hi, new_lo)
-    for i, rank in enumerate(ranks.tolist()):
-        assert keys.duplicate_id(ids[16 * i : 16 * i + 16], rank) == renamed[16 * i : 16 * i + 16]

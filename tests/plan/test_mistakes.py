@@ -196,8 +196,8 @@ def test_a_bad_memory_limit(refuse: Any) -> None:
 
 
 def test_memory_that_runs_out_is_said(world: Any, row: Any, make_spec: Any, make_stage: Any) -> None:
-    rows = [row(content=i, tokens=20) for i in range(20_000)]
-    spec = make_spec({"a": {}}, [make_stage(["a"])])
+    rows = [row(content=i, tokens=20, columns={"t": f"{i:0100d}"}) for i in range(20_000)]
+    spec = make_spec({"a": {}}, [make_stage(["a"], order=Order(by="t"))])
     with pytest.raises(PlanError, match="does not fit the memory and disk"):
         world.plan(spec, [world.fragment("a", rows)], memory_limit="2MB")
 

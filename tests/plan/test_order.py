@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixc.plan.keys import key64, make_key, mix64
+from mixc.hashing import mix64
+from mixc.plan.keys import key64, make_key
 from mixc.plan.order import PIECE_STEP, SEGMENT, cut, shuffle_packs, windows
 
 LENGTHS = st.lists(st.integers(1, 100), min_size=1, max_size=60)

@@ -66,7 +66,9 @@ def mixture(row: Any, make_spec: Any, make_stage: Any) -> Any:
     rows = {source: by_content(rows_of(row, source, n)) for source, n in {"a": 400, "b": 300, "c": 250}.items()}
     rows["d"] = rows_of(row, "d", 20)
     stages = [
-        make_stage(WEIGHTS, name="shuffled", budget="0.6 epochs", on_exhausted="renormalise", loss="square"),
+        make_stage(
+            WEIGHTS, name="shuffled", budget="0.6 epochs", on_exhausted="renormalise", loss="square", reuse=True
+        ),
         make_stage(
             {
                 "a": MixEntry(weight=0.6, where="level < 4", max_epochs=3),
@@ -77,8 +79,9 @@ def mixture(row: Any, make_spec: Any, make_stage: Any) -> Any:
             unit="supervised_tokens",
             order=Order(by="score", direction="descending", window=40),
             batch=4,
+            reuse=True,
         ),
-        make_stage(["b", "c"], name="short", sequence_length=24, max_tiles=1, budget="2 epochs", batch=3),
+        make_stage(["b", "c"], name="short", sequence_length=24, max_tiles=1, budget="2 epochs", batch=3, reuse=True),
     ]
     spec = make_spec(
         {
@@ -158,16 +161,13 @@ def test_tables_agree_with_each_other_and_with_the_summary(world: Any, mixture: 
             assert p["tokens"] <= summary.sequence_length
             assert p["tiles"] <= summary.max_tiles
         empty = [p["pack"] for p in own if not p["samples"]]
-        assert empty == list(range(summary.packs - summary.empty_packs, summary.packs))
+        assert len(empty) == summary.empty_packs
+        assert all(number >= summary.packs - summary.batch for number in empty)
         assert summary.empty_packs < summary.batch
         for column in ("samples", "tokens", "supervised_tokens", "images", "tiles"):
             total = getattr(summary, column)
             assert total == sum(p[column] for p in own)
             assert total == sum(getattr(source, column) for source in summary.sources.values())
-        costs = [(p["tiles"], sum(row["tokens"] ** 2 for row in held[stage, p["pack"]]), p["tokens"]) for p in own]
-        for step in range(summary.steps):
-            part = costs[step * summary.batch : (step + 1) * summary.batch]
-            assert part == sorted(part, reverse=True)
 
 
 def test_epochs_come_whole_and_in_turn(world: Any, mixture: Any) -> None:
@@ -317,7 +317,7 @@ def test_a_larger_budget_takes_more_of_the_same(world: Any, row: Any, make_spec:
 
 def test_stages_seeds_and_epochs_choose_apart(world: Any, row: Any, make_spec: Any, make_stage: Any) -> None:
     fragments = [world.fragment("a", [row(content=i) for i in range(200)])]
-    stages = [make_stage(["a"], name=name, budget="1000 tokens") for name in ("one", "two")]
+    stages = [make_stage(["a"], name=name, budget="1000 tokens", reuse=True) for name in ("one", "two")]
     plan = world.plan(make_spec({"a": {}}, stages), fragments)
     other = world.plan(make_spec({"a": {}}, stages, seed=8), fragments)
     chosen = [set(plan.ids(0, "a")), set(plan.ids(1, "a")), set(other.ids(0, "a"))]
@@ -521,8 +521,8 @@ def test_a_sample_is_dropped_by_the_rule_where_it_came_furthest(
     rows = [row(content=0, tokens=100), row(content=1, tokens=10), row(content=2, tokens=12)]
     stages = [
         make_stage({"a": MixEntry(where="tokens > 1000 or tokens = 12")}, name="first"),
-        make_stage({"a": MixEntry(where="tokens > 10")}, name="second"),
-        make_stage(["a"], name="third", budget="1 samples", unit="samples", sequence_length=16),
+        make_stage({"a": MixEntry(where="tokens > 10")}, name="second", reuse=True),
+        make_stage(["a"], name="third", budget="1 samples", unit="samples", sequence_length=16, reuse=True),
     ]
     plan = world.plan(make_spec({"a": {"kind": "chat"}}, stages), [world.fragment("a", rows)])
     drops = {r["id"].bytes: (r["rule"], r["detail"]) for r in plan.rows("drops")}
@@ -652,9 +652,9 @@ def test_rejects_are_reported(world: Any, row: Any, make_spec: Any, make_stage: 
 
 
 def test_spills_to_disk_and_cleans_up(world: Any, row: Any, make_spec: Any, make_stage: Any) -> None:
-    rows = [row(content=i, tokens=20 + i % 30) for i in range(20_000)]
+    rows = [row(content=i, tokens=20 + i % 30, columns={"t": f"{i:0100d}"}) for i in range(20_000)]
     fragments = [world.fragment("a", rows)]
-    spec = make_spec({"a": {}}, [make_stage(["a"], budget="0.7 epochs", batch=16)])
+    spec = make_spec({"a": {}}, [make_stage(["a"], budget="0.7 epochs", batch=16, order=Order(by="t"))])
     small = world.plan(spec, fragments, memory_limit="24MB", threads=2)
     assert table_digest(small) == table_digest(world.plan(spec, fragments))
     assert not (small.out / ".scratch").exists()

@@ -1,0 +1,153 @@
+"""Texts as sets of hashed n-grams of words: what MinHash and decontamination compare.
+
+A text is brought to NFKC and case-folded, so that look-alikes are alike. Words are runs of letters, marks and digits
+(Unicode categories L, M, N); each character of a script that is written without spaces (Han, Hiragana, Katakana, Thai,
+Lao, Khmer, Myanmar) is a word of its own; everything else only parts words. A shingle is the hash of `ngram` words in a
+row; a text of fewer words has one shingle, of all of them; a text without a word has none.
+
+    word     FNV-1a of its UTF-8 bytes, 64 bits (Fowler, Noll, Vo; offset 0xcbf29ce484222325, prime 0x100000001b3)
+    shingle  mix64(sum of word[i] * B^(n-1-i) mod 2^64, over its n words),  B = 0x9e3779b97f4a7c15
+
+mix64 is SplitMix64's finaliser. All of it is integer arithmetic: the same on every machine. What counts as a letter is
+Python's Unicode version's to say, which the lock pins.
+"""
+
+from __future__ import annotations
+
+import functools
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+U64 = npt.NDArray[np.uint64]
+U8 = npt.NDArray[np.uint8]
+Int = npt.NDArray[np.int64]
+
+SHINGLE_VERSION = 1
+BETWEEN, LETTER, ALONE = 0, 1, 2
+
+_UNSPACED = (
+    *((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x19E0, 0x19FF), (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F)),
+    *((0x3005, 0x3007), (0x3021, 0x3029), (0x3040, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF)),
+    *((0xF900, 0xFAFF), (0x1AFF0, 0x1B16F), (0x20000, 0x3FFFF)),
+)
+"""Code points, inclusive: Thai, Lao, Myanmar, Khmer; Han with its marks and extensions, Hiragana, Katakana."""
+
+
+@functools.cache
+def classes() -> U8:
+    """BETWEEN, LETTER or ALONE of every code point, uint8 [0x110000]."""
+    category = unicodedata.category
+    table = np.frombuffer(bytes(category(chr(c))[0] in "LMN" for c in range(0x30000)), np.uint8)
+    table = np.concatenate([table, np.zeros(0x110000 - len(table), np.uint8)])
+    table[0xE0100:0xE01F0] = LETTER  # variation selectors are marks
+    for first, last in _UNSPACED:
+        part = table[first : last + 1]
+        part[part == LETTER] = ALONE
+    table[0x30000:0x33480] = ALONE  # Han extensions G to J
+    return table
+
+
+def normalised(text: str) -> bytes:
+    """UTF-8 of the text in NFKC, case-folded and in NFKC again; a lone surrogate stands as itself."""
+    if text.isascii():
+        return text.lower().encode()
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return folded.encode("utf-8", "surrogatepass")
+
+
+def shingles(texts: Sequence[str], *, ngram: int) -> tuple[U64, Int]:
+    """The shingles of each text, in order and with repetition: uint64 [S], those of text i at [ends[i-1], ends[i]),
+    int64 [N]."""
+    data, ends = joined(texts)
+    found = np.empty(len(data) // 2 + len(texts) + 1, np.uint64)
+    bounds = np.empty(len(texts), np.int64)
+    count = _kernel()(data, ends, classes(), ngram, found, bounds)
+    return found[:count], bounds
+
+
+def joined(texts: Sequence[str]) -> tuple[U8, Int]:
+    """The normalised texts end to end, uint8 [B], and where each ends, int64 [N]."""
+    parts = [normalised(text) for text in texts]
+    ends = np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)))
+    return np.frombuffer(b"".join(parts), np.uint8), ends
+
+
+@functools.cache
+def _kernel() -> Callable[..., int]:
+    import numba  # takes a third of a second to import
+    from numba.extending import register_jitable
+
+    register_jitable(_mix)
+    return numba.njit(cache=True, nogil=True)(_shingles)
+
+
+def _mix(z: Any) -> Any:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def _shingles(data: Any, ends: Any, table: Any, ngram: Any, found: Any, bounds: Any) -> int:
+    base = np.uint64(0x9E3779B97F4A7C15)
+    drop = np.uint64(1)  # base^ngram: takes the word that leaves out of the sum
+    for _ in range(ngram):
+        drop = drop * base
+    ring = np.zeros(ngram, np.uint64)
+    count = 0
+    start = 0
+    for i in range(len(ends)):
+        total = np.uint64(0)
+        words = 0
+        word = np.uint64(0xCBF29CE484222325)
+        inside = False
+        at, end = start, ends[i]
+        while at <= end:
+            kind = BETWEEN
+            size = 1
+            if at < end:
+                lead = data[at]
+                if lead < 0x80:
+                    kind = table[lead]
+                else:
+                    size = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+                    code = np.int64(lead) & (0xFF >> (size + 1))
+                    for j in range(1, size):
+                        code = code << 6 | (np.int64(data[at + j]) & 0x3F)
+                    kind = table[code]
+            if inside and kind != LETTER:  # a word ends here
+                slot = words % ngram
+                total = total * base + word - ring[slot] * drop
+                ring[slot] = word
+                words += 1
+                inside = False
+                if words >= ngram:
+                    found[count] = _mix(total)
+                    count += 1
+            if kind != BETWEEN:
+                if not inside:
+                    word = np.uint64(0xCBF29CE484222325)
+                for j in range(size):
+                    word = (word ^ np.uint64(data[at + j])) * np.uint64(0x100000001B3)
+                inside = True
+                if kind == ALONE:
+                    slot = words % ngram
+                    total = total * base + word - ring[slot] * drop
+                    ring[slot] = word
+                    words += 1
+                    inside = False
+                    if words >= ngram:
+                        found[count] = _mix(total)
+                        count += 1
+            at += size
+        if 0 < words < ngram:
+            found[count] = _mix(total)
+            count += 1
+        for j in range(ngram):
+            ring[j] = np.uint64(0)
+        bounds[i] = count
+        start = end
+    return count
