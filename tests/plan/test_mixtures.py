@@ -4,6 +4,7 @@ has them, on small worlds."""
 from __future__ import annotations
 
 import random
+import uuid
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
@@ -19,8 +20,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mixc.clean.minhash import signatures
 from mixc.errors import PlanError, SpecError
-from mixc.spec.schema import Balance, Decontaminate, Dedup, MixEntry, Order, Quantile
+from mixc.spec.schema import Balance, Decontaminate, Dedup, ImageDedup, MinHash, MixEntry, Order, Quantile
 from tests.plan.conftest import World, digest
 
 
@@ -415,3 +417,45 @@ def test_other_sources_and_files_leave_a_choice_as_it_was(
     else:
         rows = {name: dice.sample(own, len(own)) for name, own in reversed(rows.items())}
     assert plan(amounts, rows, split, threads=threads) == before
+
+
+def test_near_duplicates_keep_their_winner(world: Any, row: Any, make_spec: Any, make_stage: Any) -> None:
+    """The preferred source wins; a sample that an earlier rule dropped wins nothing."""
+    words = " ".join(f"word{i}" for i in range(60))
+    texts = {
+        "a": [words, words + " and one more", "something else entirely, of its own words"],
+        "b": [words + " at the end of b", "a text that b alone has, with enough words to count"],
+    }
+    fragments = []
+    for name, own in texts.items():
+        columns = [{"keep": not (name == "b" and i == 1)} for i in range(len(own))]
+        fragment = world.fragment(name, [row(content=(name, i), columns=c) for i, c in enumerate(columns)])
+        signed = signatures(own, ngram=3, permutations=64)
+        values = pa.array([s.tobytes() for s in signed], pa.binary(256))
+        fragments.append(replace(fragment, signals={"minhash": signal(world.folder, f"{name}-minhash", values)}))
+    dedup = Dedup(minhash=MinHash(threshold=0.8, ngram=3, permutations=64), prefer=["b"])
+    spec = make_spec({"a": {}, "b": {"where": "keep"}}, [make_stage(["a", "b"])], dedup=dedup)
+    plan = world.plan(spec, fragments)
+    winner = f"b {uuid.UUID(bytes=digest('b', ('b', 0)))}"
+    drops = {(r["source"], r["id"].bytes): (r["rule"], r["detail"]) for r in plan.rows("drops")}
+    assert drops == {
+        ("a", digest("a", ("a", 0))): ("dedup_minhash", winner),
+        ("a", digest("a", ("a", 1))): ("dedup_minhash", winner),
+        ("b", digest("b", ("b", 1))): ("where", "keep"),
+    }
+
+
+def test_near_images_keep_their_winner(world: Any, row: Any, make_spec: Any, make_stage: Any) -> None:
+    base = 0x0F0F_1234_5678_9ABC
+    hashes = [[base], [base ^ 0b11], [base ^ 0xFFFF], [], [base, base], [0]]
+    rows = [row(content=i, images=len(h), tiles=len(h)) for i, h in enumerate(hashes)]
+    fragment = world.fragment("a", rows)
+    values = pa.array(hashes, pa.list_(pa.uint64()))
+    fragment = replace(fragment, signals={"phash": signal(world.folder, "phash", values)})
+    stage = make_stage(["a"], sequence_length=1024)
+    spec = make_spec({"a": {"kind": "chat"}}, [stage], dedup=Dedup(image=ImageDedup(phash=4)))
+    plan = world.plan(spec, [fragment])
+    (drop,) = plan.rows("drops")
+    first, second = sorted((digest("a", 0), digest("a", 1)))
+    assert (drop["id"].bytes, drop["rule"]) == (second, "dedup_image")
+    assert drop["detail"] == f"a {uuid.UUID(bytes=first)}"
