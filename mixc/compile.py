@@ -32,6 +32,8 @@ from mixc.plan.consumed import Consumed, read_consumed
 from mixc.plan.load import PlannedFragment
 from mixc.plan.run import plan
 from mixc.plan.tables import PlanSummary
+from mixc.signals.names import SIGNALS
+from mixc.signals.run import compute_signals, pinned_signals
 from mixc.sources.fragment import Fragment
 from mixc.sources.scan import scan
 from mixc.spec.canonical import canonical
@@ -76,6 +78,8 @@ class Measured:
     """Digest of the chat template."""
     objects: list[ObjectRef]
     warnings: list[str]
+    signals: dict[str, dict[str, Path]]
+    """By object digest and name, the Parquet file of each computed signal."""
 
     @property
     def reused(self) -> int:
@@ -92,7 +96,7 @@ class Compiled:
 
 
 def front(spec: Path, overrides: Sequence[str] = (), *, workers: int = 1, progress: Progress | None = None) -> Measured:
-    """Parse, check, scan and measure. Raises MixcError for whatever is wrong with the spec or its sources."""
+    """Parse, check, scan, measure, compute signals. Raises MixcError for whatever is wrong with the spec or its sources."""
     loaded = load(spec, overrides)
     warnings = check_loaded(loaded)
     cache = cache_folder()
@@ -111,13 +115,24 @@ def front(spec: Path, overrides: Sequence[str] = (), *, workers: int = 1, progre
         progress=(lambda done, total: progress("measure", done, total)) if progress else None,
     )
     _check_rejects(loaded, objects)
-    return Measured(loaded, shape, tokenizer, template.digest, objects, warnings)
+    signals = compute_signals(
+        objects,
+        loaded.spec,
+        base=loaded.base,
+        cache=cache,
+        workers=workers,
+        progress=(lambda done, total: progress("signals", done, total)) if progress else None,
+    )
+    return Measured(loaded, shape, tokenizer, template.digest, objects, warnings, signals)
 
 
 def check_loaded(loaded: LoadedSpec) -> list[str]:
     """What the spec alone can get wrong. Gives the warnings; raises SpecError with every mistake."""
     return check(
-        loaded, models=FAMILIES, tokens_per_tile={name: family.tokens_per_tile for name, family in FAMILIES.items()}
+        loaded,
+        models=FAMILIES,
+        tokens_per_tile={name: family.tokens_per_tile for name, family in FAMILIES.items()},
+        signals=SIGNALS,
     )
 
 
@@ -149,6 +164,7 @@ def plan_only(measured: Measured, out: Path, *, threads: int | None = None) -> P
                 facts=ref.path / "facts.parquet",
                 samples=ref.info.samples,
                 rejects=ref.info.rejects,
+                signals=measured.signals[ref.info.digest],
             )
             for ref in measured.objects
         ],
@@ -197,6 +213,7 @@ def compile_spec(
                 template=measured.template,
                 sources=sources,
                 continues=consumed.digest if (consumed := consumed_before(measured)) else None,
+                signals=pinned_signals(measured.signals),
             ),
             _lock_path(spec, out),
         )
@@ -238,6 +255,7 @@ def compile_spec(
                         sources=sources,
                         fast_tokenizer=all(ref.info.fast_tokenizer for ref in measured.objects),
                         continues=summary.continues,
+                        signals=pinned_signals(measured.signals),
                     )
                 )
             )

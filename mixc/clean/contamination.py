@@ -1,14 +1,15 @@
 """Whether a sample shares something with a benchmark: a run of words, or an image.
 
-As GPT-3 (Brown et al., arXiv:2005.14165, appendix C): n-grams of 13 words, for a text of 8 to 12 words all of it, and
-nothing for a shorter one, for that would be chance. Words are those of shingles.py. One shared n-gram is enough; GPT-3
-cut 200 characters around it, we drop the sample, as Datatrove's n-gram decontamination does: a training example with a hole
-is none.
+After GPT-3 (Brown et al., arXiv:2005.14165, appendix C), whose n-grams have 8 to 13 words, by how long a benchmark's
+texts are: here 13, of a text of 8 to 12 words all of it, and of a shorter one nothing, for that would be chance. Words
+are those of shingles.py. One shared n-gram is enough; GPT-3 cut 200 characters around it, we drop the sample, as
+Datatrove's n-gram decontamination does: a training example with a hole is none.
 """
 
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,12 +130,15 @@ class Benchmark:
         data = path.read_bytes()
         if not data.startswith(_MAGIC):
             raise ValueError("this is not a saved benchmark")
-        with np.load(io.BytesIO(data[len(_MAGIC) :]), allow_pickle=False) as arrays:
-            names = arrays["names"].tobytes().decode().split("\0")[:-1]
-            sizes = arrays["sizes"].tolist()
-            ngrams = {size: (arrays[f"grams{size}"], arrays[f"owners{size}"]) for size in sizes}
-            bits = int(arrays["bits"])
-            return cls(names, ngrams, arrays["hashes"], arrays["hash_items"], None if bits < 0 else bits)
+        try:
+            with np.load(io.BytesIO(data[len(_MAGIC) :]), allow_pickle=False) as arrays:
+                names = arrays["names"].tobytes().decode().split("\0")[:-1]
+                sizes = arrays["sizes"].tolist()
+                ngrams = {size: (arrays[f"grams{size}"], arrays[f"owners{size}"]) for size in sizes}
+                bits = int(arrays["bits"])
+                return cls(names, ngrams, arrays["hashes"], arrays["hash_items"], None if bits < 0 else bits)
+        except (KeyError, OSError, zipfile.BadZipFile) as error:
+            raise ValueError(f"this saved benchmark is damaged: {error}") from None
 
     def _encoded(self) -> bytes:
         arrays: dict[str, Any] = {

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import io
+import warnings
 from collections.abc import Callable
 from itertools import combinations, pairwise
 from math import comb
@@ -22,9 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from mixc.clean.clusters import keep
-from mixc.hashing import mix64
-from mixc.sorting import equal_runs, total_order
+from mixc.clean.clusters import chains
+from mixc.sorting import total_order
 
 Int = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -33,19 +33,30 @@ PHASH_VERSION = "1"
 """Changes whenever hashes do."""
 SIDE, LOW, FLAT = 32, 8, 8
 NO_HASH = 0
-"""Of a flat image. No other image has it: about half of a hash's bits are ones."""
+"""Of a flat image. No other image has it: of greys, which are not negative, the mean is the largest frequency, so the first
+bit of a hash is 1."""
+MOST_TABLES = 136
+"""Of the search: each takes 8 bytes an image."""
 
 
 def phash(data: bytes) -> int:
     """64 bits of an encoded image that Pillow can decode. Frequencies row by row, the lowest first, are bits from the
     most significant."""
-    with Image.open(io.BytesIO(data)) as image:
-        upright = ImageOps.exif_transpose(image)
+    with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
+        warnings.simplefilter("ignore")  # of damaged metadata, and of sizes that are checked when measured
+        upright = _upright(image)
         if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
             rgba = upright.convert("RGBA")
             upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
         grey = upright.convert("RGB").convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     return hash_of(np.asarray(grey, np.int64))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF raises whatever it likes; pixels that cannot be decoded raise again later
+        return image
 
 
 def hash_of(grey: Int) -> int:
@@ -67,106 +78,99 @@ def _cosines() -> Int:
     return rows
 
 
-def near_duplicate_images(hashes: U64, owners: Int, ranks: Int, *, bits: int) -> Int:
+def near_duplicate_images(hashes: U64, owners: Int, ranks: npt.NDArray[np.integer], *, bits: int) -> Int:
     """The sample that stays in the place of each: int64 [N], its own number for one that stays itself.
 
     Two samples are alike when they have equally many images and each, in order, differs from its counterpart in at most
     `bits` bits. `hashes` uint64 [M] of the images, `owners` int64 [M] their samples, those of one sample in order and
-    together; `ranks` int64 [N], distinct: the lower wins. As in clusters.py, what is dropped is like its winner, which
-    stays. A sample with a flat image stays.
+    together; `ranks` integers [N], distinct: the lower wins. As in clusters.py, what is dropped is like its winner, which
+    stays. A sample without an image, or with a flat one, stays and is nobody's winner.
     """
+    winners = np.arange(len(ranks))
     samples, starts, counts = np.unique(owners, return_index=True, return_counts=True)
-    edges = [np.zeros((2, 0), np.int64)]
     for size in np.unique(counts).tolist():
         of_size = counts == size
         sequences = hashes[starts[of_size][:, None] + np.arange(size)[None, :]]
         whole = (sequences != NO_HASH).all(axis=1)
-        edges.append(_edges(sequences[whole], samples[of_size][whole], ranks, bits))
-    return keep(np.concatenate(edges, axis=1), ranks)
+        sequences, own = sequences[whole], samples[of_size][whole]
+        order = total_order([ranks[own]])
+        _lead_by_images(sequences[order], own[order], bits, winners)
+    return winners
 
 
-def _edges(sequences: U64, samples: Int, ranks: Int, bits: int) -> Int:
-    """Pairs of samples that are alike, enough of them for `keep`: each with the first of every like group.
+def _lead_by_images(sequences: U64, samples: Int, bits: int, winners: Int) -> None:
+    """Leader clustering of samples by rank: fills `winners`.
 
-    `sequences` uint64 [S, k]: the hashes of k images each.
+    `sequences` uint64 [S, k], the hashes of k images each; `samples` int64 [S], their numbers. What two like samples must
+    share is looked up by one image of the sequence, that which varies most.
     """
-    order = total_order([*sequences.T, ranks[samples]])
-    sequences, samples = sequences[order], samples[order]
-    if not len(samples):
-        return np.zeros((2, 0), np.int64)
-    fresh = np.ones(len(samples), bool)
-    fresh[1:] = (sequences[1:] != sequences[:-1]).any(axis=1)
-    leaders = np.flatnonzero(fresh)  # of each group of equal sequences, the sample of lowest rank
-    sizes = np.diff(np.append(leaders, len(samples)))
-    same = np.stack([samples[np.repeat(leaders, sizes)], samples])[:, ~fresh]
-    if not bits:
-        return same
-    near = near_pairs(sequences[leaders], bits)
-    near = np.concatenate([near, near[::-1]], axis=1)  # every member of each group with the leader of the other
-    spread = np.repeat(np.arange(near.shape[1]), sizes[near[1]])
-    within = np.arange(len(spread)) - np.repeat(np.cumsum(sizes[near[1]]) - sizes[near[1]], sizes[near[1]])
-    members = leaders[near[1][spread]] + within
-    return np.concatenate([same, np.stack([samples[leaders[near[0][spread]]], samples[members]])], axis=1)
+    distinct = [len(np.unique(column)) for column in sequences.T]
+    image = int(np.argmax(distinct))
+    masks = tables(distinct[image], bits)
+    heads, following = chains(len(masks), len(samples), min(int(mask).bit_count() for mask in masks))
+    _kernel()(sequences, samples, image, bits, masks, heads, following, winners)
 
 
-def near_pairs(sequences: U64, bits: int) -> Int:
-    """All pairs (i, j), i < j, of distinct sequences uint64 [S, k] that differ in at most `bits` bits in each place:
-    int64 [2, P].
+def tables(count: int, bits: int) -> U64:
+    """Masks uint64 [T] such that hashes that differ in at most `bits` bits are equal under at least one.
 
-    Exact, by the pigeonhole principle (Norouzi, Punjani, Fleet, "Fast Exact Search in Hamming Space with Multi-Index
-    Hashing", arXiv:1307.2982): of bits + m bands of the first hash, at least m are equal. Each choice of m bands is a
-    table; m is the one that costs least for so many sequences.
+    By the pigeonhole principle (Norouzi, Punjani, Fleet, "Fast Exact Search in Hamming Space with Multi-Index Hashing",
+    arXiv:1307.2982): of bits + m bands, at least m are equal, so each choice of m bands is a mask. m is the one with the
+    least work for `count` hashes, and with at most MOST_TABLES of them.
     """
-    count = len(sequences)
-    chosen = min(range(1, 8), key=lambda m: comb(bits + m, m) * count * (1 + count / 2 ** (64 * m / (bits + m))))
-    number = bits + chosen
-    edges = np.linspace(0, 64, number + 1).astype(int).tolist()
-    masks = [((1 << (high - low)) - 1) << low for low, high in pairwise(edges)]
-    found = [np.zeros((2, 0), np.int64)]
-    for table in combinations(masks, chosen):
-        keys = mix64(sequences[:, 0] & np.uint64(sum(table)))
-        order = total_order([keys])
-        starts, ends = equal_runs(keys[order])
-        room = 1024
-        while True:
-            pairs = np.empty((2, room), np.int64)
-            needed = _kernel()(sequences, order, starts, ends, bits, pairs)
-            if needed <= room:
-                break
-            room = needed
-        found.append(np.sort(pairs[:, :needed], axis=0))
-    return np.unique(np.concatenate(found, axis=1), axis=1)
+    work = {m: comb(bits + m, m) * (1 + count / 2 ** (64 * m / (bits + m))) for m in range(1, 8)}
+    chosen = min((m for m in work if m == 1 or comb(bits + m, m) <= MOST_TABLES), key=lambda m: work[m])
+    edges = [64 * i // (bits + chosen) for i in range(bits + chosen + 1)]
+    parts = [(1 << high) - (1 << low) for low, high in pairwise(edges)]
+    return np.array([sum(choice) for choice in combinations(parts, chosen)], np.uint64)
 
 
 @functools.cache
-def _kernel() -> Callable[..., int]:
-    import numba
+def _kernel() -> Callable[..., None]:
+    import numba  # takes a third of a second to import
     from numba.extending import register_jitable
 
-    register_jitable(_differ)
-    return numba.njit(cache=True, nogil=True)(_pairs)
+    register_jitable(_alike)
+    return numba.njit(cache=True, nogil=True)(_lead)
 
 
-def _differ(one: Any, other: Any, bits: Any) -> bool:
-    """Whether sequences differ in more than `bits` bits in some place."""
+def _alike(one: Any, other: Any, bits: Any) -> bool:
+    """Whether no place differs in more than `bits` bits."""
     for j in range(len(one)):
-        x = one[j] ^ other[j]
-        different = 0
-        while x:
-            x &= x - np.uint64(1)
-            different += 1
-        if different > bits:
-            return True
-    return False
+        different = one[j] ^ other[j]
+        left = bits
+        while different:
+            if left == 0:
+                return False
+            different &= different - np.uint64(1)
+            left -= 1
+    return True
 
 
-def _pairs(sequences: Any, order: Any, starts: Any, ends: Any, bits: Any, pairs: Any) -> int:
-    count = 0
-    for run in range(len(starts)):
-        for i in range(starts[run], ends[run]):
-            for j in range(i + 1, ends[run]):
-                if not _differ(sequences[order[i]], sequences[order[j]], bits):
-                    if count < pairs.shape[1]:
-                        pairs[0, count], pairs[1, count] = order[i], order[j]
-                    count += 1
-    return count
+def _lead(
+    sequences: Any, samples: Any, image: Any, bits: Any, masks: Any, heads: Any, following: Any, winners: Any
+) -> None:
+    size = heads.shape[1]
+    slots = np.empty(len(masks), np.int64)
+    places = np.empty(len(samples) + 1, np.int64)  # of the entries
+    entries = 0
+    for place in range(len(samples)):
+        best = place
+        for t in range(len(masks)):
+            key = (sequences[place, image] & masks[t]) * np.uint64(0x9E3779B97F4A7C15)
+            key = (key ^ (key >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+            slots[t] = np.int64((key ^ (key >> np.uint64(32))) & np.uint64(size - 1))
+            entry = heads[t, slots[t]]
+            while entry:
+                other = places[entry]
+                if other < best and _alike(sequences[other], sequences[place], bits):
+                    best = other
+                entry = following[t, entry]
+        if best < place:
+            winners[samples[place]] = samples[best]
+        else:
+            entries += 1
+            places[entries] = place
+            for t in range(len(masks)):
+                following[t, entries] = heads[t, slots[t]]
+                heads[t, slots[t]] = entries

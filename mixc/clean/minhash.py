@@ -21,8 +21,8 @@ from mixc.hashing import mix64
 
 U32 = npt.NDArray[np.uint32]
 
-MINHASH_VERSION = f"{SHINGLE_VERSION}.1"
-"""Changes whenever signatures do."""
+MINHASH_VERSION = f"1.{SHINGLE_VERSION}"
+"""Changes whenever signatures can."""
 NOTHING = np.uint32(0xFFFFFFFF)
 """Every place of the signature of a text without shingles, which is like no other."""
 _SEED = np.uint64(0x6D69786320310000)  # "mixc 1": the constants are the first outputs of SplitMix64 from here

@@ -9,7 +9,7 @@ row; a text of fewer words has one shingle, of all of them; a text without a wor
     shingle  mix64(sum of word[i] * B^(n-1-i) mod 2^64, over its n words),  B = 0x9e3779b97f4a7c15
 
 mix64 is SplitMix64's finaliser. All of it is integer arithmetic: the same on every machine. What counts as a letter is
-Python's Unicode version's to say, which the lock pins.
+for Python's version of Unicode to say, so SHINGLE_VERSION names it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ U64 = npt.NDArray[np.uint64]
 U8 = npt.NDArray[np.uint8]
 Int = npt.NDArray[np.int64]
 
-SHINGLE_VERSION = 1
+SHINGLE_VERSION = f"1-unicode{unicodedata.unidata_version}"
+"""Changes whenever shingles can."""
 BETWEEN, LETTER, ALONE = 0, 1, 2
 
 _UNSPACED = (
@@ -51,10 +52,57 @@ def classes() -> U8:
     return table
 
 
-def normalised(text: str) -> bytes:
-    """UTF-8 of the text in NFKC, case-folded and in NFKC again; a lone surrogate stands as itself."""
-    if text.isascii():
-        return text.lower().encode()
+def joined(texts: Sequence[str]) -> tuple[U8, Int]:
+    """The texts end to end in UTF-8, uint8 [B], and where each ends, int64 [N]: in NFKC, case-folded and in NFKC again, as
+    far as their words are concerned. The case of ASCII is left to the kernel; a lone surrogate stands as itself.
+
+    Only runs of characters that have a say in it take the long way, each with the character before it, which it may
+    combine with. ASCII is in NFKC and never combines with what stands before it; and punctuation and symbols that stay
+    such need not be changed at all, for they only part words.
+    """
+    raw = [text.encode("utf-8", "surrogatepass") for text in texts]
+    ends = np.cumsum(np.fromiter(map(len, raw), np.int64, len(raw)))
+    data = b"".join(raw)
+    array = np.frombuffer(data, np.uint8)
+    if all(map(str.isascii, texts)):
+        return array, ends
+    runs = np.empty((len(array) // 2 + 1, 2), np.int64)
+    runs = runs[: _runs_kernel()(array, ends, _inert(), runs)]
+    parts: list[bytes] = []
+    last = 0
+    grown = np.zeros(len(runs), np.int64)
+    for i, (start, end) in enumerate(runs.tolist()):
+        run = data[start:end]
+        folded = _folded(run) if len(run) <= _SHORT else _folded.__wrapped__(run)
+        parts += (data[last:start], folded)
+        grown[i] = len(folded) - (end - start)
+        last = end
+    parts.append(data[last:])
+    of = np.searchsorted(ends, runs[:, 0], side="right")
+    np.add.at(growth := np.zeros(len(ends), np.int64), of, grown)
+    return np.frombuffer(b"".join(parts), np.uint8), ends + np.cumsum(growth)
+
+
+@functools.cache
+def _inert() -> npt.NDArray[np.bool_]:
+    """Code points that normalising leaves to part words, or as they are, whatever stands beside them: ASCII, and
+    punctuation and symbols of one kind before and after. bool [0x110000]."""
+    table = classes()
+    inert = np.zeros(0x110000, bool)
+    inert[:0x80] = True
+    for code in range(0x80, 0x3400):
+        if unicodedata.category(chr(code))[0] in "PSZ":
+            inert[code] = all(table[ord(c)] == BETWEEN for c in _folded(chr(code).encode()).decode())
+    return inert
+
+
+_SHORT = 256
+"""Bytes of a run that is kept, folded, for the next time."""
+
+
+@functools.lru_cache(1 << 14)
+def _folded(run: bytes) -> bytes:
+    text = run.decode("utf-8", "surrogatepass")
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return folded.encode("utf-8", "surrogatepass")
 
@@ -69,11 +117,45 @@ def shingles(texts: Sequence[str], *, ngram: int) -> tuple[U64, Int]:
     return found[:count], bounds
 
 
-def joined(texts: Sequence[str]) -> tuple[U8, Int]:
-    """The normalised texts end to end, uint8 [B], and where each ends, int64 [N]."""
-    parts = [normalised(text) for text in texts]
-    ends = np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)))
-    return np.frombuffer(b"".join(parts), np.uint8), ends
+@functools.cache
+def _runs_kernel() -> Callable[..., int]:
+    import numba
+
+    return numba.njit(cache=True, nogil=True)(_find_runs)
+
+
+def _find_runs(data: Any, ends: Any, inert: Any, runs: Any) -> int:
+    """Runs [start, end) of bytes of characters that are not inert, each with the character before it unless a text
+    begins or the last run ends there; into `runs`, their number."""
+    count = 0
+    start = 0
+    for i in range(len(ends)):
+        at = before = start
+        inside = False
+        while at < ends[i]:
+            lead = data[at]
+            size = 1
+            code = np.int64(lead)
+            if lead >= 0x80:
+                size = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+                code = np.int64(lead) & (0xFF >> (size + 1))
+                for j in range(1, size):
+                    code = code << 6 | (np.int64(data[at + j]) & 0x3F)
+            if inert[code]:
+                inside = False
+            elif inside:
+                runs[count - 1, 1] = at + size
+            else:
+                first = before
+                if count and runs[count - 1, 1] > first:
+                    first = at
+                runs[count, 0], runs[count, 1] = first, at + size
+                count += 1
+                inside = True
+            before = at
+            at += size
+        start = ends[i]
+    return count
 
 
 @functools.cache
@@ -131,7 +213,10 @@ def _shingles(data: Any, ends: Any, table: Any, ngram: Any, found: Any, bounds: 
                 if not inside:
                     word = np.uint64(0xCBF29CE484222325)
                 for j in range(size):
-                    word = (word ^ np.uint64(data[at + j])) * np.uint64(0x100000001B3)
+                    byte = np.uint64(data[at + j])
+                    if 0x41 <= byte <= 0x5A:  # an ASCII capital
+                        byte += np.uint64(0x20)
+                    word = (word ^ byte) * np.uint64(0x100000001B3)
                 inside = True
                 if kind == ALONE:
                     slot = words % ngram

@@ -63,6 +63,8 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
     continues: Continued | None = None
     """Of a spec with `continue_from`: the point of the other run, and what it had used."""
+    signals: dict[str, str] = {}
+    """By name of each computed signal: its version, and the digest of the benchmark that it compares with."""
 
 
 def library_versions() -> dict[str, str]:
@@ -78,6 +80,7 @@ def make_lock(
     sources: dict[str, list[LockedFragment]],
     fast_tokenizer: bool,
     continues: Continued | None = None,
+    signals: dict[str, str] | None = None,
 ) -> Lock:
     return Lock(
         format=LOCK_FORMAT,
@@ -99,6 +102,7 @@ def make_lock(
         media=[shard.file for shard in manifest.media.shards],
         versions=library_versions(),
         continues=continues,
+        signals=signals or {},
     )
 
 
@@ -128,6 +132,7 @@ def moved_inputs(
     template: str,
     sources: dict[str, list[LockedFragment]],
     continues: str | None = None,
+    signals: dict[str, str] | None = None,
 ) -> list[str]:
     """What differs from the lock among a build's inputs, in words; empty when nothing does.
 
@@ -141,6 +146,7 @@ def moved_inputs(
     locked = None if lock.continues is None else lock.continues.digest
     if locked != continues:
         moved.append(f"what the continued run used: {(locked or 'nothing')[:16]} -> {(continues or 'nothing')[:16]}")
+    moved += [f"signal {change}" for change in _changes("", lock.signals, signals or {})]
     for name in sorted(lock.sources.keys() | sources.keys()):
         before = _by_digest(lock.sources.get(name, []))
         after = _by_digest(sources.get(name, []))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from mixc.spec.schema import Dedup
 Array = npt.NDArray[Any]
 Int = npt.NDArray[np.int64]
 
+IN_MEMORY = 4 << 30
+"""Signatures of more bytes than this lie in a file while they are compared."""
 WHERE, CONTAMINATED, DEDUP_EXACT, DEDUP_MINHASH, DEDUP_IMAGE, HELD_OUT = range(1, 7)
 """Values of `Samples.rule`, in the order in which a sample meets the rules."""
 RULES = {
@@ -104,17 +107,20 @@ def copies(samples: Samples) -> dict[tuple[int, int], int]:
 
 
 def drop_near(
-    samples: Samples, sources: Sequence[SourceTable], dedup: Dedup, preferred: Array, winners: Winners
+    samples: Samples,
+    sources: Sequence[SourceTable],
+    dedup: Dedup,
+    preferred: Array,
+    winners: Winners,
+    scratch: Path,
 ) -> None:
-    """Near-duplicates by text, then by images, as docs/cleaning.md has it."""
+    """Near-duplicates by text, then by images, as docs/cleaning.md has it. `scratch` is a folder for a file."""
     if dedup.minhash is not None:
         from mixc.clean.clusters import near_duplicates  # compiled by numba, which takes a second to start
 
         alive = np.flatnonzero(samples.rule == ALIVE)
-        signatures = _signatures(samples, sources, 4 * dedup.minhash.permutations)[alive]
-        won = near_duplicates(
-            signatures.view(np.uint32), _ranks(samples, preferred, alive), threshold=dedup.minhash.threshold
-        )
+        signatures = _signatures(samples, sources, dedup.minhash.permutations, alive, scratch)
+        won = near_duplicates(signatures, _ranks(samples, preferred, alive), threshold=dedup.minhash.threshold)
         _mark(samples, alive, won, DEDUP_MINHASH, winners)
     if dedup.image is not None:
         from mixc.clean.images import near_duplicate_images
@@ -139,13 +145,27 @@ def _mark(samples: Samples, alive: Int, won: Int, rule: int, winners: Winners) -
     winners.add(alive[lost], alive[won[lost]])
 
 
-def _signatures(samples: Samples, sources: Sequence[SourceTable], width: int) -> Array:
-    signatures = np.zeros((len(samples), width), np.uint8)
+def _signatures(
+    samples: Samples, sources: Sequence[SourceTable], permutations: int, alive: Int, scratch: Path
+) -> npt.NDArray[np.uint32]:
+    """Signatures uint32 [alive, permutations]: in memory, or from IN_MEMORY bytes on in a file of `scratch`."""
+    shape = (len(alive), permutations)
+    signatures: npt.NDArray[np.uint32]
+    if 4 * len(alive) * permutations < IN_MEMORY:
+        signatures = np.empty(shape, np.uint32)
+    else:
+        signatures = np.memmap(scratch / "minhash", np.uint32, "w+", shape=shape)
+    filled = 0
     for source in sources:
         for fragment in source.fragments:
+            if not fragment.fragment.samples:
+                continue
             column = read_signal(fragment, "minhash").combine_chunks()
-            data = np.frombuffer(column.buffers()[1], np.uint8)[width * column.offset :][: width * len(column)]
-            signatures[fragment.first_row : fragment.first_row + len(column)] = data.reshape(-1, width)
+            data = np.frombuffer(column.buffers()[1], np.uint32)[permutations * column.offset :]
+            rows = data[: permutations * len(column)].reshape(-1, permutations)
+            kept = np.flatnonzero(samples.rule[fragment.first_row : fragment.first_row + len(column)] == ALIVE)
+            signatures[filled : filled + len(kept)] = rows[kept]
+            filled += len(kept)
     return signatures
 
 
@@ -157,6 +177,8 @@ def _hashes(samples: Samples, sources: Sequence[SourceTable], alive: Int) -> tup
     place[alive] = np.arange(len(alive))
     for source in sources:
         for fragment in source.fragments:
+            if not fragment.fragment.samples:
+                continue
             column = read_signal(fragment, "phash").combine_chunks()
             lengths = np.diff(column.offsets.to_numpy())
             owner = np.repeat(place[fragment.first_row : fragment.first_row + len(column)], lengths)

@@ -55,6 +55,7 @@ from mixc.plan.select import Offer, StageRules
 from mixc.plan.share import Share, fill_stage
 from mixc.plan.tables import Continued, PlanSummary, SourcePlan, StagePlan
 from mixc.plan.write import TableWriter, uuids
+from mixc.signals.registry import INTERNAL
 from mixc.spec.check import mix_entries
 from mixc.spec.diagnostics import printable
 from mixc.spec.groups import reach
@@ -62,6 +63,8 @@ from mixc.spec.quantity import parse_count, parse_held_out, parse_warmup
 from mixc.spec.schema import MixEntry, Order, Spec, Stage
 from shards.manifest import Geometry
 
+SCRATCH = ".scratch"
+"""Folder of a plan in the making; removed when it is made."""
 MANY_EPOCHS = 4
 """Above it a plan warns: up to 4 epochs repeated text is worth nearly as much as new (Muennighoff et al.,
 "Scaling Data-Constrained Language Models", arXiv:2305.16264)."""
@@ -101,10 +104,12 @@ def plan(
     for fragment in numbered:
         by_source[fragment.fragment.source].append(fragment)
     out.mkdir(parents=True, exist_ok=True)
-    with open_database(out / ".scratch", threads=threads, memory_limit=memory_limit) as connection:
+    with open_database(out / SCRATCH, threads=threads, memory_limit=memory_limit) as connection:
         sources = _sources(connection, by_source, mixes, expressions, locate, warnings.append)
         samples = load_samples(by_source, threads=threads or os.cpu_count() or 1)
-        winners, contaminated, held_out, left = _clean(connection, samples, spec, sources, expressions, locate)
+        winners, contaminated, held_out, left = _clean(
+            connection, samples, spec, sources, expressions, locate, out / SCRATCH
+        )
         check_sources(spec, mixes, left, expressions, locate, warnings.append)
         if not spec.dedup.exact:
             check_copies(spec, copies(samples), left, warnings.append)
@@ -209,7 +214,7 @@ def _sources(
         types = source_columns(own)
         if not any(fragment.fragment.samples for fragment in own):
             uses = []  # without a row there may be no columns; check_sources says what is wrong
-        computed = {signal for fragment in own for signal in fragment.fragment.signals}
+        computed = {signal for fragment in own for signal in fragment.fragment.signals} - set(INTERNAL)
         resolved = resolve(name, uses, types, locate, computed=computed)
         for column in resolved.hidden:
             warn(
@@ -235,6 +240,7 @@ def _clean(
     sources: Mapping[str, SourceTable],
     expressions: Expressions,
     locate: Locate,
+    scratch: Path,
 ) -> tuple[Winners, dict[int, str], np.ndarray, dict[str, Survivors]]:
     """Apply every rule before the stages'. The duplicates' winners, what contaminated samples share, the samples held
     out, and what is left of each source."""
@@ -248,7 +254,7 @@ def _clean(
     preferred = preference(spec.dedup, list(sources))
     if spec.dedup.exact:
         drop_exact(samples, preferred, winners)
-    drop_near(samples, list(sources.values()), spec.dedup, preferred, winners)
+    drop_near(samples, list(sources.values()), spec.dedup, preferred, winners, scratch)
     held_out = np.zeros(0, np.int64)
     if spec.held_out:
         amounts = {name: parse_held_out(amount) for name, amount in spec.held_out.items()}
@@ -270,6 +276,8 @@ def _drop_contaminated(samples: Samples, sources: Mapping[str, SourceTable]) -> 
     found: dict[int, str] = {}
     for source in sources.values():
         for fragment in source.fragments:
+            if not fragment.fragment.samples:
+                continue
             column = read_signal(fragment, "contaminated").combine_chunks()
             hits = np.flatnonzero(pc.is_valid(column).to_numpy(zero_copy_only=False))
             numbers = hits + fragment.first_row

@@ -56,7 +56,7 @@ def check(
     leaves them unchecked. `tokens_per_tile`, by model, allows checks of tile limits against sequence lengths.
     Imports duckdb when the spec has expressions.
     """
-    found = diagnose(loaded, models=models, tokens_per_tile=tokens_per_tile)
+    found = diagnose(loaded, models=models, tokens_per_tile=tokens_per_tile, signals=signals)
     if any(d.severity == "error" for d in found):
         raise InvalidSpecError(found)
     return [f"{d.place}: {d.message}" + (f" ({d.mend})" if d.mend else "") for d in found]
@@ -187,10 +187,13 @@ class _Check:
     def _source(self, path: KeyPath, source: Source) -> None:
         self._paths(path, source)
         self._kind(path, source)
-        for key in ("text", "image", "image_root", "messages"):
+        for key in ("text", "image", "image_root", "messages", "frames"):
             value = getattr(source, key)
             if value is not None and not value.strip():
                 self._say(f"`{key}` is empty", (*path, key), mend="leave the key out for its default")
+        for name, column in (source.columns or {}).items():
+            if not name.strip() or not column.strip():
+                self._say("a column's name is empty", (*path, "columns", name), mend="write `new: old`")
         self._expression(source.where, (*path, "where"))
 
     def _paths(self, path: KeyPath, source: Source) -> None:
@@ -211,6 +214,9 @@ class _Check:
             "text": (kind == "chat", "kind chat has its text in `messages`"),
             "image": (kind == "text", "kind text has no images"),
             "image_root": (kind == "text", "kind text has no images"),
+            "frames": (kind == "text", "kind text has no images"),
+            "messages_format": (kind != "chat", "`messages_format` is for kind chat"),
+            "template": (kind == "text", "a text has no turns"),
             "prompt": (kind not in _WITH_IMAGE, "`prompt` is the user's turn of kinds caption and ocr"),
         }
         for key, (wrong, why) in foreign.items():
@@ -222,6 +228,19 @@ class _Check:
                     mend="remove it, or change `kind`",
                     at_key=True,
                 )
+        if source.frames is not None and source.image is not None:
+            self._say(
+                "`frames` and `image` exclude each other",
+                (*path, "image"),
+                why="the images of such a source are the frames",
+                mend="keep one of them; make two sources of one that has both",
+                at_key=True,
+            )
+        if source.max_frames is not None and source.frames is None:
+            self._say("`max_frames` has no meaning without `frames`", (*path, "max_frames"), at_key=True)
+        if source.number_images and (kind == "text" or source.frames is not None):
+            why = "kind text has no images" if kind == "text" else "frames are numbered as `Frame-1: `"
+            self._say("`number_images` has no meaning here", (*path, "number_images"), why=why, at_key=True)
         if source.too_long == "split" and kind != "text":
             self._say(
                 f"a sample of kind {kind} cannot be split",

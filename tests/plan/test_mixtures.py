@@ -459,3 +459,42 @@ def test_near_images_keep_their_winner(world: Any, row: Any, make_spec: Any, mak
     first, second = sorted((digest("a", 0), digest("a", 1)))
     assert (drop["id"].bytes, drop["rule"]) == (second, "dedup_image")
     assert drop["detail"] == f"a {uuid.UUID(bytes=first)}"
+
+
+def test_signatures_may_lie_in_a_file(
+    world: Any, row: Any, make_spec: Any, make_stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"{'the same words again and again ' * 3}{'' if i % 3 else i}" for i in range(30)]
+    fragment = world.fragment("a", [row(content=i) for i in range(30)])
+    values = pa.array([s.tobytes() for s in signatures(texts, ngram=3, permutations=32)], pa.binary(128))
+    fragment = replace(fragment, signals={"minhash": signal(world.folder, "minhash", values)})
+    dedup = Dedup(minhash=MinHash(threshold=0.7, ngram=3, permutations=32))
+    spec = make_spec({"a": {}}, [make_stage(["a"])], dedup=dedup)
+    expected = world.plan(spec, [fragment])
+    monkeypatch.setattr("mixc.plan.clean.IN_MEMORY", 0)
+    found = world.plan(spec, [fragment])
+    assert found.rows("drops") == expected.rows("drops") != []
+    assert not (found.out / ".scratch").exists()
+
+
+def test_an_object_without_samples_has_signals_of_no_rows(
+    world: Any, row: Any, make_spec: Any, make_stage: Any
+) -> None:
+    fragments = []
+    for name, rows in (("full", [row(content=i, images=1, tiles=1) for i in range(3)]), ("none", [])):
+        fragment = world.fragment("a", rows, name)
+        columns = {
+            "minhash": pa.array([bytes([i] * 64) for i in range(len(rows))], pa.binary(64)),
+            "phash": pa.array([[0xFF << 8 * i] for i in range(len(rows))], pa.list_(pa.uint64())),
+            "contaminated": pa.array([None] * len(rows), pa.string()),
+            "quality": pa.array(range(len(rows)), pa.int64()),
+        }
+        signals = {key: signal(world.folder, f"{name}-{key}", values) for key, values in columns.items()}
+        fragments.append(replace(fragment, signals=signals))
+    spec = make_spec(
+        {"a": {"kind": "chat", "where": "quality >= 0"}},
+        [make_stage(["a"], sequence_length=512)],
+        dedup=Dedup(minhash=MinHash(permutations=16), image=ImageDedup(phash=2)),
+        decontaminate=Decontaminate(against="x.jsonl"),
+    )
+    assert len(world.plan(spec, fragments).ids(0, "a")) == 3
