@@ -1,61 +1,154 @@
-"""`mixc check`: all that can be known of a spec and its sources before anything runs.
+"""`mixc check`: what can be known of a spec and its sources before anything runs, at a bounded cost.
 
-Every file of every source is opened and digested, its columns are read, and each expression is held against them. No
-row is measured, so a broken row is not found here: those are rejects, counted by `mixc plan`.
+The files of every source are listed; of the first few, the first rows are read as a compile would read them, and their
+columns are held against what the spec asks for. No file is read whole: `mixc plan` counts every reject.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
-from mixc.compile import cache_folder, check_loaded, scan_source
-from mixc.plan.expressions import parse_expressions, resolve
-from mixc.sources.read import columns
+from mixc.compile import check_loaded
+from mixc.errors import MixcError, SourceError, SpecError
+from mixc.measure.template import template_named
+from mixc.plan.expressions import Use, parse_expressions, resolve
+from mixc.sources.head import Head, head, head_columns, same_files
+from mixc.sources.sample import Reject, Sample
 from mixc.spec.groups import stage_sources
-from mixc.spec.load import load
+from mixc.spec.load import LoadedSpec, load
+from mixc.spec.schema import Source
 
 
 class CheckedSource(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     files: int
     bytes: int
-    """Of the files and the image files that they name."""
+    """Of the files, without the image files that they name."""
     columns: dict[str, str]
-    """Scalar columns and their types, over all files."""
+    """Scalar columns and their types, of the first files."""
+    rows: int
+    """That were read."""
+    rejects: dict[str, int]
+    """Of these, by reason: what would be rejected."""
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that would stop a compile."""
+
+    source: str
+    what: str
+    where: str
+    why: str
+    mend: str
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    ok: bool
     sources: list[CheckedSource]
+    problems: list[Problem]
     warnings: list[str]
 
 
 def check_spec(path: Path, overrides: Sequence[str] = ()) -> Checked:
-    """Raises SpecError for what is wrong with the spec, SourceError for a source that cannot be read."""
+    """Raises SpecError for what is wrong with the spec as such. What is wrong with sources is in the result, all of
+    it, by source."""
     loaded = load(path, overrides)
     warnings = check_loaded(loaded)
+    spec = loaded.spec
+    heads: dict[str, Head] = {}
+    checked, problems = [], []
+
+    def note(name: str, error: MixcError) -> None:
+        problems.append(Problem(source=name, what=error.what, where=error.where, why=error.why, mend=error.mend))
+
+    uses = _uses(loaded)
+    for name, source in sorted(spec.sources.items()):
+        if source.template is not None:
+            try:
+                template_named(source.template)
+            except SpecError as error:
+                place = loaded.locate(f"sources.{name}.template")
+                note(name, SpecError(error.what, where=place, mend=error.mend))
+        try:
+            found = heads[name] = head(name, source, loaded.base)
+        except SourceError as error:
+            note(name, error)
+            continue
+        for problem in found.problems:
+            note(name, problem)
+        columns: dict[str, str] = {}
+        if found.fragments and not found.problems:
+            try:
+                columns = _resolved(found, source, name, uses[name], loaded)
+            except MixcError as error:
+                note(name, error)
+        rejects = _rejects(found.rows)
+        reasons = Counter(reject.reason for reject in rejects)
+        if rejects:
+            told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+            text = f"{len(rejects)} of the first {len(found.rows)} rows would be rejected: {told}"
+            first = f"row {rejects[0].row} of its file: {rejects[0].detail}"
+            if len(rejects) > spec.max_reject_rate * len(found.rows) and len(rejects) == len(found.rows):
+                place = loaded.locate(f"sources.{name}")
+                note(name, SourceError(text, where=place, why=first, mend="mend the data, or what the spec says of it"))
+            else:
+                warnings.append(f"{loaded.locate(f'sources.{name}')}: {text} ({first})")
+        checked.append(
+            CheckedSource(
+                name=name,
+                files=len(found.paths),
+                bytes=sum(stamp.size for stamp in found.stamps),
+                columns=columns,
+                rows=len(found.rows),
+                rejects=dict(sorted(reasons.items())),
+            )
+        )
+    for one, first_path, other, copy in same_files(heads):
+        same = "the same file as" if first_path == copy else "the same content, it seems, as"
+        warnings.append(f"{loaded.locate(f'sources.{other}.path')}: {copy} is {same} {first_path} of source {one}")
+    return Checked(ok=not problems, sources=checked, problems=problems, warnings=warnings)
+
+
+def _uses(loaded: LoadedSpec) -> dict[str, list[Use]]:
     spec = loaded.spec
     expressions = parse_expressions(spec, loaded.place)
     stages_of: dict[str, list[int]] = {name: [] for name in spec.sources}
     for number, stage in enumerate(spec.stages):
         for name in stage_sources(stage.mix, spec.groups):
             stages_of[name].append(number)
-    checked = []
-    for name, source in sorted(spec.sources.items()):
-        fragments = scan_source(loaded, name, cache_folder())
-        found: dict[str, str] = {}
-        for fragment in fragments:
-            for column, kind in columns(fragment, source).items():
-                found[column] = kind if found.get(column, kind) == kind else f"{found[column]} | {kind}"
-        resolve(name, expressions.of_source(name, stages_of[name]), found, loaded.place)
-        checked.append(
-            CheckedSource(
-                name=name,
-                files=len(fragments),
-                bytes=sum(fragment.bytes for fragment in fragments),
-                columns=dict(sorted(found.items())),
-            )
-        )
-    return Checked(sources=checked, warnings=warnings)
+    return {name: list(expressions.of_source(name, stages)) for name, stages in stages_of.items()}
+
+
+def _resolved(found: Head, source: Source, name: str, uses: list[Use], loaded: LoadedSpec) -> dict[str, str]:
+    """The columns of the first files; of all files when the first lack one that an expression uses."""
+    computed = [signal if isinstance(signal, str) else signal.name for signal in loaded.spec.signals]
+    columns = head_columns(found, source)
+    try:
+        resolve(name, uses, columns, loaded.place, computed=computed)
+    except SpecError:
+        if len(found.fragments) == len(found.paths):
+            raise
+        columns = head_columns(found, source, all_files=True)
+        resolve(name, uses, columns, loaded.place, computed=computed)
+    return columns
+
+
+def _rejects(rows: Iterable[Sample | Reject]) -> list[Reject]:
+    """Rows that reading or decoding their images rejects."""
+    from mixc.measure.image import ImageError, probe
+
+    rejects = []
+    for row in rows:
+        if isinstance(row, Reject):
+            rejects.append(row)
+            continue
+        try:
+            for image in row.images:
+                probe(image)
+        except ImageError as error:
+            rejects.append(Reject(row=row.row, reason=error.reason, detail=str(error)))
+    return rejects

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -25,9 +26,10 @@ def count_workers(workers: int | None) -> int:
 
 
 def check(spec: SpecArgument, set: SetOption = [], json: JsonOption = False) -> None:  # noqa: B006
-    """Check a spec and open each of its sources, before anything runs."""
+    """Check a spec and the head of each of its sources, before anything runs. Exits with 1 when a source is wrong."""
     from mixc.check import check_spec
     from mixc.cli.console import print_json, warn
+    from mixc.errors import SourceError
 
     checked = check_spec(spec, set)
     if json:
@@ -35,8 +37,14 @@ def check(spec: SpecArgument, set: SetOption = [], json: JsonOption = False) -> 
     else:
         warn(checked.warnings)
         for source in checked.sources:
-            print(f"{source.name}: {source.files} files, {source.bytes:,} bytes, columns {', '.join(source.columns)}")
-        print("ok")
+            columns = ", ".join(source.columns) or "none"
+            print(f"{source.name}: {source.files} files, {source.bytes:,} bytes, columns {columns}")
+        for problem in checked.problems:
+            told = SourceError(problem.what, where=problem.where, why=problem.why, mend=problem.mend)
+            print(f"error: {told}", file=sys.stderr)
+        if checked.ok:
+            print("ok")
+    raise typer.Exit(0 if checked.ok else 1)
 
 
 def plan(

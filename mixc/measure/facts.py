@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-OBJECT_VERSION = 1
+OBJECT_VERSION = 2
 
 FACTS_SCHEMA = pa.schema(
     [

@@ -9,7 +9,8 @@ for the form, then the fields in order, each of fixed size or length-prefixed, s
 
     text:   00, lp(text)
     turns:  01, u32 turns, then per turn one byte (0 system, 1 user, 2 assistant) and lp(text)
-    both:   then u32 images, and the 32-byte blake3 digest of each encoded image, in order
+    frames: 02, and then as turns: the images are frames of a video, of one tile each
+    all:    then u32 images, and the 32-byte blake3 digest of each encoded image, in order
 
 The kind of a source is not part of it: a picture read as `caption` or as the same conversation is one content. Text is
 taken as it came, before the tokenizer's normalisation. tests/measure/test_identity.py pins values.
@@ -35,12 +36,12 @@ def image_digest(data: bytes) -> bytes:
     return blake3(data).digest()
 
 
-def content_digest(text: str | None, turns: Sequence[Turn], images: Sequence[bytes]) -> bytes:
+def content_digest(text: str | None, turns: Sequence[Turn], images: Sequence[bytes], *, frames: bool = False) -> bytes:
     """16 bytes. `images` are 32-byte image digests. Raises UnicodeEncodeError when a text has a lone surrogate."""
     if text is not None:
         parts = [b"mixc sample 1\x00", *_prefixed(text)]
     else:
-        parts = [b"mixc sample 1\x01", _U32.pack(len(turns))]
+        parts = [b"mixc sample 1\x02" if frames else b"mixc sample 1\x01", _U32.pack(len(turns))]
         for turn in turns:
             parts.append(_ROLES[turn.role])
             parts += _prefixed(turn.text)

@@ -33,6 +33,7 @@ from mixc.measure.facts import (
     ObjectInfo,
 )
 from mixc.measure.image import ImageFacts
+from mixc.measure.template import template_named
 from mixc.sources.fragment import Fragment
 from mixc.sources.normalise import DEFAULT_PROMPTS
 from mixc.sources.sample import Reject, Scalar
@@ -53,7 +54,8 @@ def object_digest(fragment: Fragment, source: Source, *, geometry: Geometry, tok
     """The key of a fragment's object, in hex: blake3 over all that decides its content.
 
     Of the source, its name and what says how a row is read; not where it lies, nor what the plan does with it. Of the
-    geometry, the tile rule; not the model's name or vocabulary. `tokenizer` and `template` are digests.
+    geometry, the tile rule; not the model's name or vocabulary. `tokenizer` and `template` are digests, the template's
+    that of the model, for a source that names none. Raises SpecError for the name of no template.
     """
     key = {
         "object": OBJECT_VERSION,
@@ -67,6 +69,7 @@ def object_digest(fragment: Fragment, source: Source, *, geometry: Geometry, tok
             "messages": source.messages,
             "prompt": source.prompt if source.prompt is not None else DEFAULT_PROMPTS.get(source.kind),
         },
+        **_asked(source),
         "tiles": {
             "size": geometry.tile_size,
             "tokens": geometry.tokens_per_tile,
@@ -75,9 +78,26 @@ def object_digest(fragment: Fragment, source: Source, *, geometry: Geometry, tok
             "thumbnail": geometry.thumbnail,
         },
         "tokenizer": tokenizer,
-        "template": template,
+        "template": template
+        if source.template is None or source.kind == "text"
+        else template_named(source.template).digest,
     }
     return blake3(msgspec.json.encode(key, order="sorted")).hexdigest()
+
+
+def _asked(source: Source) -> dict[str, object]:
+    """What else a source says of how its rows are read, where it says it: so that a new key of the spec leaves objects
+    of sources without it as they are."""
+    keys = {
+        "columns": source.columns,
+        "messages_format": source.messages_format,
+        "frames": source.frames,
+        "max_frames": source.max_frames,
+        "number_images": source.number_images or None,
+        "folder": source.format if source.format == "imagefolder" else None,
+    }
+    asked = {key: value for key, value in keys.items() if value is not None}
+    return {"asked": asked} if asked else {}
 
 
 def object_path(cache: Path, digest: str) -> Path:

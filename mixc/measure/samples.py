@@ -13,8 +13,8 @@ from mixc.measure.identity import columns_digest, content_digest, image_digest, 
 from mixc.measure.image import ImageError, probe
 from mixc.measure.object import ImageEntry, ObjectWriter
 from mixc.measure.parity import agree
-from mixc.measure.template import Segment, Template, Tokens, tokenize
-from mixc.measure.tiles import grid
+from mixc.measure.template import Segment, Template, Tokens, template_named, tokenize
+from mixc.measure.tiles import ONE_TILE, grid
 from mixc.measure.tokenizer import Ids, Offsets, Tokenizer
 from mixc.sources.raw import reject
 from mixc.sources.sample import Reject, Sample, Scalar
@@ -37,6 +37,7 @@ class _Accepted:
     columns_digest: int
     segments: list[Segment]
     images: list[ImageEntry]
+    frames: bool
     turns: int
     characters: int
 
@@ -108,7 +109,7 @@ def _accept(sample: Sample, writer: ObjectWriter, template: Template) -> _Accept
         return reject(sample.row, "bad_turns", f"{len(sample.turns)} turns; at most {_U16} are read")
     if len(sample.images) > _U16:
         return reject(sample.row, "placeholder_mismatch", f"{len(sample.images)} images; at most {_U16} are read")
-    segments = template.segments(sample)
+    segments = (template_named(sample.template) if sample.template else template).segments(sample)
     placeholders = sum(segment.special and segment.text == IMAGE_CONTEXT for segment in segments)
     if placeholders != len(sample.images):
         return reject(
@@ -118,7 +119,7 @@ def _accept(sample: Sample, writer: ObjectWriter, template: Template) -> _Accept
         )
     digests = [image_digest(image) for image in sample.images]
     try:
-        content = content_digest(sample.text, sample.turns, digests)
+        content = content_digest(sample.text, sample.turns, digests, frames=sample.frames)
         columns = columns_digest(sample.columns)
     except UnicodeEncodeError as error:
         return reject(sample.row, "not_utf8", f"a lone surrogate at character {error.start} of a text")
@@ -139,13 +140,16 @@ def _accept(sample: Sample, writer: ObjectWriter, template: Template) -> _Accept
         columns_digest=columns,
         segments=segments,
         images=[known[digest] or entries[digest] for digest in digests],
+        frames=sample.frames,
         turns=sum(turn.role != "system" for turn in sample.turns),
         characters=len(sample.text) if sample.text is not None else sum(len(turn.text) for turn in sample.turns),
     )
 
 
 def _write(writer: ObjectWriter, sample: _Accepted, tokens: Tokens, source: str, geometry: Geometry) -> None:
-    grids = [grid(image.facts.width, image.facts.height, geometry) for image in sample.images]
+    grids = [
+        ONE_TILE if sample.frames else grid(image.facts.width, image.facts.height, geometry) for image in sample.images
+    ]
     images = np.zeros(len(grids), RECORD_IMAGE)
     for record, image, position, tiling in zip(images, sample.images, tokens.images, grids, strict=True):
         record["digest"], record["position"] = image.digest, position

@@ -16,6 +16,7 @@ supervised. Everything here is pure.
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
+from mixc.errors import SpecError
 from mixc.measure.family import IMAGE_CONTEXT, IMAGE_END, IMAGE_START
 from mixc.sources.sample import IMAGE_PLACEHOLDER, Sample, Turn
 
@@ -52,15 +54,15 @@ class Tokens(NamedTuple):
 @dataclass(frozen=True)
 class Template:
     name: str
-    system: str
-    """Used when a conversation has no system turn of its own."""
+    system: str | None
+    """Used when a conversation has no system turn of its own; None: such a conversation begins with its user."""
 
     def segments(self, sample: Sample) -> list[Segment]:
         """A sample's segments, in order. `sample.text` or `sample.turns`, and the number of `sample.images`, decide."""
         if sample.text is not None:
             return [Segment(sample.text, supervised=True), Segment(TEXT_END, special=True, supervised=True)]
         turns = sample.turns
-        if not turns or turns[0].role != "system":
+        if self.system is not None and (not turns or turns[0].role != "system"):
             turns = (Turn("system", self.system), *turns)
         return [segment for turn in turns for segment in _turn(turn, bool(sample.images))]
 
@@ -153,5 +155,20 @@ TEMPLATES = {
             "univl-chat",
             "你是由抖音内容理解组开发的多模态大模型，英文名叫UniVL, 是一个有用无害的人工智能助手。",
         ),
+        # ChatML as it is, without a default system message: for data that must not learn one.
+        Template("chatml", None),
     ]
 }
+
+
+def template_named(name: str) -> Template:
+    """Raises SpecError, with a suggestion, when there is none of that name."""
+    try:
+        return TEMPLATES[name]
+    except KeyError:
+        near = difflib.get_close_matches(name, TEMPLATES, n=1)
+        raise SpecError(
+            f"no chat template is called {name!r}",
+            where="template",
+            mend=(f"did you mean {near[0]!r}? " if near else "") + "Known: " + ", ".join(TEMPLATES),
+        ) from None

@@ -30,6 +30,10 @@ class Grid(NamedTuple):
         return self.cols * self.rows + self.thumbnail
 
 
+ONE_TILE = Grid(1, 1, False)
+"""Of a video's frame, whatever its size: "video 1 tile per frame" in the family's evaluation and InternVL 2."""
+
+
 def grid(width: int, height: int, geometry: Geometry) -> Grid:
     """The grid of an image of `width` x `height` pixels (both >= 1).
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO
 
 from mixc.errors import SourceError
+from mixc.sources import remote
 
 CHUNK = 1 << 20
 """Bytes that are read at a time when a file is read from end to end."""
@@ -81,32 +82,26 @@ def open_binary(path: str) -> BinaryIO:
     """Opens a local file or a URL. Raises OSError, and SourceError when fsspec cannot serve the URL."""
     if not is_url(path):
         return open_regular(path)
-    file_system, inner = file_system_of(path)
-    return cast(BinaryIO, file_system.open(inner, "rb"))
+    return remote.open_remote(path)
 
 
-def file_system_of(url: str) -> tuple[Any, str]:
-    """fsspec's file system of a URL, and the path in it. Raises SourceError: unknown scheme, package not
-    installed."""
-    import fsspec.core  # type: ignore[import-untyped]
-
-    try:
-        file_system, inner = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise SourceError(
-            "this URL cannot be opened",
-            where=url,
-            why=str(error),
-            mend="install the fsspec package for its scheme (s3fs, gcsfs, adlfs), or copy the files here",
-        ) from None
-    return file_system, str(inner)
+def listing(path: str) -> list[tuple[str, bool]]:
+    """The names in a folder, local or at a URL, in no order, and whether each is a folder. Links to folders and what is
+    no regular file are left out. Raises OSError."""
+    if is_url(path):
+        return remote.listing(path)
+    with os.scandir(path) as entries:
+        return [
+            (entry.name, entry.is_dir(follow_symlinks=False))
+            for entry in entries
+            if entry.is_file() or entry.is_dir(follow_symlinks=False)
+        ]
 
 
 def stamp(path: str) -> Stamp:
     """The stamp of a local file or a URL. Raises OSError; NotRegularError as `open_regular`."""
     if is_url(path):
-        file_system, inner = file_system_of(path)
-        info = file_system.info(inner)
+        info = remote.info(path)
         if info.get("type") == "directory":
             raise NotRegularError("a folder")
         etag = info.get("ETag") or info.get("etag")
@@ -123,6 +118,13 @@ def stamp(path: str) -> Stamp:
 def chunks(file: BinaryIO, size: int = CHUNK) -> Iterator[bytes]:
     while data := file.read(size):
         yield data
+
+
+def at_most(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """The first `size` bytes of a file, in chunks."""
+    while size > 0 and (data := file.read(min(size, CHUNK))):
+        yield data
+        size -= len(data)
 
 
 def reason(error: OSError) -> str:

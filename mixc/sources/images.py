@@ -9,7 +9,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from mixc.sources import files
 from mixc.sources.raw import is_utf8
@@ -51,6 +51,17 @@ def load(value: object, folder: ImageFolder) -> tuple[bytes, ...] | Problem:
     return tuple(images)
 
 
+def evenly(value: object, most: int | None) -> object:
+    """At most `most` items of a list, at even distances: of n items and m = `most` < n, item
+    floor((2 i (n - 1) + (m - 1)) / (2 (m - 1))) for i = 0 ... m - 1, which is i (n - 1) / (m - 1) rounded, halves up. So
+    the first and the last are among them; for m = 1 it is the first alone. Anything else as it is."""
+    if most is None or not isinstance(value, list) or len(value) <= most:
+        return value
+    if most == 1:
+        return value[:1]
+    return [value[(2 * i * (len(value) - 1) + most - 1) // (2 * (most - 1))] for i in range(most)]
+
+
 def references(value: object) -> Iterator[str]:
     """The paths that `load` would look for, for this value. One that no file can have is not among them."""
     for item in _items(value):
@@ -85,12 +96,6 @@ def _bytes(item: object, folder: ImageFolder) -> bytes | Problem:
     if len(item) > IMAGE_BYTES_LIMIT:
         return _too_large(f"{len(item)} bytes")
     return item
-
-
-def _at_most(file: BinaryIO, size: int) -> Iterator[bytes]:
-    while size > 0 and (data := file.read(min(size, files.CHUNK))):
-        yield data
-        size -= len(data)
 
 
 def _too_large(what: str) -> Problem:
@@ -134,7 +139,7 @@ class ImageFolder:
             return place
         try:
             with files.open_binary(place) as file:
-                data = b"".join(_at_most(file, IMAGE_BYTES_LIMIT + 1))
+                data = b"".join(files.at_most(file, IMAGE_BYTES_LIMIT + 1))
         except OSError as error:
             return Problem("image_missing", f"{reference!r}: {files.reason(error)}")
         if not data:

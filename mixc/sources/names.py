@@ -12,6 +12,8 @@ from mixc.errors import SourceError
 from mixc.spec.schema import Source
 
 DEFAULT_IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+IMAGES_IN_IMAGE = ("webdataset", "imagefolder")
+"""Formats of fragments whose rows have their images under `image` whatever the spec says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +37,34 @@ class Names:
         if self.messages:
             need.append(("messages", self.messages))
         if self.image and source.kind in ("caption", "ocr"):
-            need.append(("image", (self.image,)))
+            need.append((image_key(source), (self.image,)))
         return need
 
 
 def names(source: Source, format: str) -> Names:
-    """The columns used in a file of this format. In a tar, images are under `image` whatever their members'
-    names."""
+    """The columns used in a file of this format."""
     tar = format == "webdataset"
+    image = source.frames or source.image or ("file_name" if source.format == "imagefolder" else "image")
     chat, text = source.kind == "chat", source.kind == "text"
     return Names(
         text=None if chat else source.text or ("txt" if tar else "text"),
-        image=None if text else ("image" if tar else source.image or "image"),
+        image=None if text else "image" if format in IMAGES_IN_IMAGE else image,
         messages=() if not chat else (source.messages,) if source.messages else ("conversations", "messages"),
     )
 
 
+def image_key(source: Source) -> str:
+    """The key of the spec that names the image column."""
+    return "image" if source.frames is None else "frames"
+
+
 def image_extensions(source: Source) -> tuple[str, ...]:
-    """Extensions of a tar's image members: `image: "jpg, png"`, or the default. Lower case, no leading
-    dot."""
-    if source.image is None:
+    """Extensions of a tar's image members: `image: "jpg, png"`, or `frames:` likewise, or the default. Lower case, no
+    leading dot."""
+    named = source.frames or source.image
+    if named is None:
         return DEFAULT_IMAGE_EXTENSIONS
-    parts = re.split(r"[\s,;|]+", source.image.lower())
+    parts = re.split(r"[\s,;|]+", named.lower())
     return tuple(dict.fromkeys(part.lstrip(".") for part in parts if part.strip(".")))
 
 

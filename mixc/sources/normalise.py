@@ -28,6 +28,7 @@ _ROLES: Mapping[str, Role] = {
     "gpt": "assistant",
     "assistant": "assistant",
 }
+_VIDEO_PLACEHOLDER = "<video>"
 _INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1  # what an int64 or uint64 column holds
 
 
@@ -44,10 +45,16 @@ def normalise(raw: RawRow, source: Source, names: Names, images: tuple[bytes, ..
         if source.kind == "text":
             return Sample(row=raw.row, text=_text(raw.values, names.text), columns=columns)
         if source.kind == "chat":
-            turns = _conversation(raw.values, names.messages)
+            turns = _conversation(raw.values, names.messages, source.messages_format)
         else:
             turns = _caption(raw.values, names, source, images)
-        return Sample(row=raw.row, turns=_place(turns, len(images)), images=images, columns=columns)
+        if source.frames is not None:
+            turns = _place_frames(turns, len(images))
+        placed = _place(turns, len(images), source.number_images)
+        frames = source.frames is not None and bool(images)
+        return Sample(
+            row=raw.row, turns=placed, images=images, frames=frames, template=source.template, columns=columns
+        )
     except _BadRowError as bad:
         return reject(raw.row, bad.reason, bad.detail)
 
@@ -112,13 +119,15 @@ def _caption(values: Mapping[str, object], names: Names, source: Source, images:
     return [Turn("user", prompt), Turn("assistant", answer)]
 
 
-def _conversation(values: Mapping[str, object], names: tuple[str, ...]) -> list[Turn]:
-    """The turns of a ShareGPT (`from`, `value`) or OpenAI (`role`, `content`) conversation, checked."""
+def _conversation(values: Mapping[str, object], names: tuple[str, ...], form: str | None) -> list[Turn]:
+    """The turns of a ShareGPT (`from`, `value`) or OpenAI (`role`, `content`) conversation, checked. Its first turn
+    tells which, unless the spec does; turns in the other form are refused."""
     name = next((name for name in names if values.get(name) is not None), names[0])
     items = _present(values, name)
     if not isinstance(items, list):
         raise _BadRowError("wrong_type", f"column {name!r} is {type(items).__name__}, not a list of turns")
-    turns = [_turn(item, index) for index, item in enumerate(items)]
+    share_gpt = form != "openai" if form else bool(items) and isinstance(items[0], dict) and _says(items[0], "from")
+    turns = [_turn(item, index, share_gpt) for index, item in enumerate(items)]
     if turns and turns[0].role == "system" and not turns[0].text.strip():
         del turns[0]  # an empty system turn says nothing: the same as none
     start = 1 if turns and turns[0].role == "system" else 0
@@ -133,14 +142,20 @@ def _conversation(values: Mapping[str, object], names: tuple[str, ...]) -> list[
     return turns
 
 
-def _turn(item: object, index: int) -> Turn:
+def _says(turn: dict[str, object], key: str) -> bool:
+    # Parquet gives every field of a struct, so that a field is absent when it is null
+    return turn.get(key) is not None
+
+
+def _turn(item: object, index: int, share_gpt: bool) -> Turn:
     if not isinstance(item, dict):
         raise _BadRowError("wrong_type", f"turn {index} is {type(item).__name__}, not an object")
-    # Parquet gives every field of a struct, so that a field is absent when it is null
-    share_gpt = item.get("from") is not None
     role = item.get("from" if share_gpt else "role")
     content = item.get("value" if share_gpt else "content")
     if role is None:
+        if _says(item, "role" if share_gpt else "from"):
+            form = "`from` and `value`" if share_gpt else "`role` and `content`"
+            raise _BadRowError("bad_turns", f"turn {index} is not written with {form}")
         raise _BadRowError("bad_turns", f"turn {index} has no `from` and no `role`")
     if not isinstance(role, str) or role not in _ROLES:
         raise _BadRowError("bad_turns", f"turn {index} has the role {role!r:.80}")
@@ -163,29 +178,68 @@ def _parts(parts: list[object], index: int) -> str:
     after_image = False
     for part in parts:
         kind = part.get("type") if isinstance(part, dict) else None
-        if kind == "image":
+        if kind in ("image", "image_url", "input_image"):
             text += ("\n" if text else "") + IMAGE_PLACEHOLDER
             after_image = True
             continue
-        piece = cast(dict[str, object], part).get("text") if kind == "text" else None
+        piece = cast(dict[str, object], part).get("text") if kind in ("text", "input_text") else None
         if not isinstance(piece, str):
-            known = "expected {type: text, text: ...} or {type: image}, its image in the image column"
+            known = (
+                "expected {type: text, text: ...}, or {type: image} or {type: image_url}, its image in the image column"
+            )
             raise _BadRowError("wrong_type", f"turn {index} has a part of type {kind!r:.80}; {known}")
         text += ("\n" if after_image and piece else "") + piece
         after_image = after_image and not piece
     return text
 
 
-def _place(turns: list[Turn], images: int) -> tuple[Turn, ...]:
+def _place_frames(turns: list[Turn], frames: int) -> list[Turn]:
+    """Turns of a video: `Frame-1: <image>`, `Frame-2: <image>`, ... on lines of their own (InternVL 2's form), in the
+    place of its one `<video>` or `<image>`, or before the first user turn. Turns that have a place for each of several
+    frames stay as they are."""
+    lines = "\n".join(f"Frame-{number}: {IMAGE_PLACEHOLDER}" for number in range(1, frames + 1))
+    videos, images = _count(turns, _VIDEO_PLACEHOLDER), _count(turns, IMAGE_PLACEHOLDER)
+    if videos and not frames:
+        raise _BadRowError("image_missing", f"{videos} {_VIDEO_PLACEHOLDER} and no frame")
+    if videos > 1 or (videos and images):
+        raise _BadRowError("placeholder_mismatch", f"{videos} {_VIDEO_PLACEHOLDER} and {images} {IMAGE_PLACEHOLDER}")
+    if not frames:
+        return turns
+    if videos:
+        return _replaced(turns, _VIDEO_PLACEHOLDER, lines)
+    if images == 1:
+        return _replaced(turns, IMAGE_PLACEHOLDER, lines)
+    return turns if images else _before_first(turns, lines + "\n")
+
+
+def _place(turns: list[Turn], images: int, number_images: bool) -> tuple[Turn, ...]:
     """Turns with as many `<image>` in user turns as there are images: put before the first when there are
     none."""
-    found = sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in turns if turn.role == "user")
+    found = _count(turns, IMAGE_PLACEHOLDER)
     if images and not found:
-        first = next(index for index, turn in enumerate(turns) if turn.role == "user")
-        marked = Turn("user", f"{IMAGE_PLACEHOLDER}\n" * images + turns[first].text)
-        turns = [*turns[:first], marked, *turns[first + 1 :]]
+        numbered = number_images and images > 1
+        turns = _before_first(
+            turns,
+            "".join(
+                f"Image-{k}: {IMAGE_PLACEHOLDER}\n" if numbered else f"{IMAGE_PLACEHOLDER}\n"
+                for k in range(1, images + 1)
+            ),
+        )
     elif found and not images:
         raise _BadRowError("image_missing", f"{found} {IMAGE_PLACEHOLDER} and no image")
     elif found != images:
         raise _BadRowError("placeholder_mismatch", f"{found} {IMAGE_PLACEHOLDER} and {images} images")
     return tuple(turns)
+
+
+def _count(turns: list[Turn], placeholder: str) -> int:
+    return sum(turn.text.count(placeholder) for turn in turns if turn.role == "user")
+
+
+def _replaced(turns: list[Turn], placeholder: str, text: str) -> list[Turn]:
+    return [Turn("user", turn.text.replace(placeholder, text)) if turn.role == "user" else turn for turn in turns]
+
+
+def _before_first(turns: list[Turn], text: str) -> list[Turn]:
+    first = next(index for index, turn in enumerate(turns) if turn.role == "user")
+    return [*turns[:first], Turn("user", text + turns[first].text), *turns[first + 1 :]]

@@ -10,11 +10,16 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mixc.errors import SourceError
-from mixc.sources.files import file_system_of, is_url, kind_of, local, printable, reason
+from mixc.sources import remote
+from mixc.sources.files import is_url, kind_of, local, printable, reason
+from mixc.sources.folders import huggingface, imagefolder
 from mixc.spec.schema import Source
 
+FOLDERS = ("huggingface", "imagefolder")
+"""Formats whose `path` names folders."""
 _MAGIC = re.compile(r"[*?[]")
 
 
@@ -37,18 +42,40 @@ def expand(name: str, source: Source, base: Path) -> list[str]:
     for pattern in patterns:
         where = f"sources.{name}.path"
         try:
-            found.update(_remote(pattern, where) if is_url(pattern) else _local(pattern, base, where))
+            if source.format in FOLDERS:
+                found.update(_in_folders(pattern, source.format, base, where))
+            else:
+                found.update(_remote(pattern, where) if is_url(pattern) else _local(pattern, base, where))
         except OSError as error:
             raise SourceError(f"{error.filename or pattern} cannot be read", where=where, why=reason(error)) from None
     return _once(sorted(found))
 
 
-def _local(pattern: str, base: Path, where: str) -> list[str]:
+def _in_folders(pattern: str, format: str, base: Path, where: str) -> list[str]:
+    """The files, or folders of images, of the data sets that lie in the folders that `pattern` names."""
+    folders = _remote(pattern, where, "directory") if is_url(pattern) else _local(pattern, base, where, folders=True)
+    found = []
+    for folder in folders:
+        inside = huggingface(folder, where) if format == "huggingface" else imagefolder(folder)
+        if not inside:
+            raise SourceError(
+                "there are no images in this folder" if format == "imagefolder" else "this data set has no files",
+                where=printable(folder),
+                mend=f"name another folder in {where}",
+            )
+        for path in inside:
+            if not is_url(path) and not Path(path).is_dir():
+                _check(path, where)
+        found += inside
+    return found
+
+
+def _local(pattern: str, base: Path, where: str, *, folders: bool = False) -> list[str]:
     if "\0" in pattern:
         raise SourceError(f"{pattern!r} holds a NUL character", where=where, mend="write the path without it")
     whole = str(base.absolute() / local(pattern))
     if os.path.lexists(whole):
-        if Path(whole).is_dir():
+        if Path(whole).is_dir() and not folders:
             raise SourceError(
                 f"{pattern!r} is a folder",
                 where=where,
@@ -57,11 +84,14 @@ def _local(pattern: str, base: Path, where: str) -> list[str]:
         matches = [whole]
     else:
         parts = [part for part in whole.split("/")[1:] if part not in ("", ".")]
-        matches = [match for match in _match("/", parts) if not Path(match).is_dir()]
+        matches = [match for match in _match("/", parts) if Path(match).is_dir() == folders]
     if not matches:
         raise _no_match(pattern, whole, where)
     for match in matches:
-        _check(match, where)
+        if folders and not Path(match).is_dir():
+            raise SourceError("this is a file, not a folder", where=printable(match), mend="leave `format:` out")
+        if not folders:
+            _check(match, where)
     return matches
 
 
@@ -181,19 +211,38 @@ def _commonest_suffix(folder: str) -> str:
     return max(sorted(set(suffixes)), key=suffixes.count, default="")
 
 
-def _remote(url: str, where: str) -> list[str]:
-    file_system, inner = file_system_of(url)
+def _remote(url: str, where: str, wanted: str = "file") -> list[str]:
+    """What is at a URL or matches it: files, or, with `directory`, folders."""
+    file_system, inner = remote.file_system_of(url)
     try:
-        if _MAGIC.search(inner):
-            found = [path for path, info in file_system.glob(inner, detail=True).items() if info["type"] == "file"]
-        else:
-            if file_system.info(inner)["type"] == "directory":
-                raise SourceError(f"{url!r} is a folder", where=where, mend=f"name its files: {url.rstrip('/')}/*")
-            found = [inner]
-    except FileNotFoundError:
-        found = []
-    except OSError as error:
-        raise SourceError(f"{url!r} cannot be read", where=where, why=reason(error)) from None
+        with remote.failures(url):
+            found = _remote_matches(file_system, inner, url, where, wanted)
+    except PermissionError as error:
+        raise SourceError(
+            f"{url!r} may not be read",
+            where=where,
+            why=reason(error),
+            mend="check your keys (AWS_ACCESS_KEY_ID, AWS_PROFILE) and what they are allowed",
+        ) from None
     if not found:
-        raise SourceError(f"no file matches {url!r}", where=where, mend="check the bucket, the path and your keys")
+        noun = "folder" if wanted == "directory" else "file"
+        raise SourceError(f"no {noun} matches {url!r}", where=where, mend="check the bucket, the path and your keys")
     return [str(file_system.unstrip_protocol(path)) for path in found]
+
+
+def _remote_matches(file_system: Any, inner: str, url: str, where: str, wanted: str) -> list[str]:
+    try:
+        kind = file_system.info(inner)["type"]  # a key that exists as it is written is that file, stars and all
+    except FileNotFoundError:
+        if not _MAGIC.search(inner):
+            return []
+        try:
+            matches = file_system.glob(inner, detail=True)
+        except FileNotFoundError:  # no such bucket
+            return []
+        return sorted(path for path, info in matches.items() if info["type"] == wanted)
+    if kind != wanted:
+        if wanted == "file":
+            raise SourceError(f"{url!r} is a folder", where=where, mend=f"name its files: {url.rstrip('/')}/*")
+        raise SourceError(f"{url!r} is a file, not a folder", where=where, mend="leave `format:` out")
+    return [inner]

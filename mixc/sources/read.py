@@ -9,10 +9,10 @@ from itertools import islice
 
 from mixc.errors import SourceError
 from mixc.sources.files import printable, reading
-from mixc.sources.formats import parquet
+from mixc.sources.formats import arrow, parquet
 from mixc.sources.formats.rows import raw_rows
 from mixc.sources.fragment import Fragment
-from mixc.sources.images import ImageFolder, Problem, load
+from mixc.sources.images import ImageFolder, Problem, evenly, load
 from mixc.sources.names import Names, missing, names
 from mixc.sources.normalise import normalise, scalar_columns
 from mixc.sources.raw import RawRow, reject
@@ -60,12 +60,13 @@ def columns(fragment: Fragment, source: Source) -> dict[str, str]:
     """The scalar columns of a fragment, by name, sorted, and their types: bool, int64, uint64, double, string
     or null.
 
-    Parquet: from its schema. Other formats: from the first 1,000 rows; ints and floats mixed are double, any
+    Parquet, Arrow: from the schema. Other formats: from the first 1,000 rows; ints and floats mixed are double, any
     other mix is string. Raises SourceError as `read` does for files that cannot be read.
     """
-    if fragment.format == "parquet":
+    if fragment.format in ("parquet", "arrow"):
+        typed = parquet.columns if fragment.format == "parquet" else arrow.columns
         with reading(fragment.path):
-            return dict(sorted(parquet.columns(fragment.path, source).items()))
+            return dict(sorted(typed(fragment.path, source).items()))
     used = names(source, fragment.format)
     kinds: dict[str, set[str]] = {}
     for raw in islice(raw_rows(fragment.path, fragment.format, source), _SAMPLED_ROWS):
@@ -80,7 +81,7 @@ def columns(fragment: Fragment, source: Source) -> dict[str, str]:
 def _sample(raw: RawRow, source: Source, used: Names, folder: ImageFolder) -> Sample | Reject:
     if used.image is None:
         return normalise(raw, source, used)
-    images = load(raw.values.get(used.image), folder)
+    images = load(evenly(raw.values.get(used.image), source.max_frames if source.frames else None), folder)
     if isinstance(images, Problem):
         return reject(raw.row, images.reason, images.detail)
     return normalise(raw, source, used, images)

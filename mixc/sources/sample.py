@@ -32,6 +32,10 @@ class Sample:
     turns: tuple[Turn, ...] = ()
     images: tuple[bytes, ...] = ()
     """Encoded images, unchanged."""
+    frames: bool = False
+    """Whether the images are frames of a video: one tile each."""
+    template: str | None = None
+    """Name of the chat template that its source asks for; None: the model's. Never part of identity."""
     columns: dict[str, Scalar] = field(default_factory=dict)
     """Every other scalar column of the row, by its own name."""
 

@@ -13,12 +13,13 @@ from blake3 import blake3
 from mixc.errors import SourceError
 from mixc.sources import files, scan_cache
 from mixc.sources.files import Stamp, printable, reading
-from mixc.sources.formats import parquet
+from mixc.sources.folders import METADATA
+from mixc.sources.formats import arrow, imagefolder, parquet
 from mixc.sources.formats.detect import detect
 from mixc.sources.formats.rows import all_names, raw_rows
 from mixc.sources.fragment import Fragment
 from mixc.sources.images import ImageFolder, Problem, references
-from mixc.sources.names import missing, names
+from mixc.sources.names import image_key, missing, names
 from mixc.sources.paths import expand
 from mixc.sources.raw import RawRow
 from mixc.sources.scan_cache import Entry, Reference
@@ -39,15 +40,16 @@ def scan(name: str, source: Source, base: Path, cache: Path) -> list[Fragment]:
     that is new or changed, and every image file that rows name; decodes no image. Raises SourceError: nothing
     matches, a file is unreadable, of unknown format or not what its name says, the image folder is missing.
     """
-    root = _image_root(name, source, base)
+    root = image_root(name, source, base)
     paths = expand(name, source, base)
     with ThreadPoolExecutor(_THREADS) as pool:
         scanner = _Scanner(name, source, root, cache, pool)
         known = list(pool.map(scanner.file, paths))  # of several errors, that of the first path is raised
         fragments = [scanner.fragment(file) for file in known]
-    if source.kind == "chat" and source.image and not any(file.may_have_images for file in known):
+    image = source.frames or source.image
+    if source.kind == "chat" and image and not any(file.may_have_images for file in known):
         found = all_names(known[0].path, known[0].format, source)
-        raise missing(printable(known[0].path), "image", (source.image,), found)
+        raise missing(printable(known[0].path), image_key(source), (image,), found)
     return sorted(fragments, key=lambda fragment: (fragment.digest, fragment.path))
 
 
@@ -63,7 +65,7 @@ def unchanged(fragment: Fragment, source: Source, cache: Path) -> bool:
         return scanner.fragment(scanner.file(fragment.path)).digest == fragment.digest
 
 
-def _image_root(name: str, source: Source, base: Path) -> str | None:
+def image_root(name: str, source: Source, base: Path) -> str | None:
     """The configured image folder, or None: the folder of each file."""
     if source.image_root is None or files.is_url(source.image_root):
         return source.image_root
@@ -111,14 +113,15 @@ class _Scanner:
         """What there is to know of a file: from the cache when it is surely unchanged, or by reading it."""
         entry = scan_cache.load(self._place(path))
         with reading(path):
-            stamp = files.stamp(path)
+            stamp = self._stamp(path)
             if entry is not None and entry.proves(entry.identity, stamp):
                 paths = [reference.path for reference in entry.references]
                 return _File(path, stamp, entry.format, entry.digest, paths, entry.has_image_column, entry, False)
-            format = detect(path, self._source.format)
-            digest = _digest(path)
+            is_folder = self._is_folder(path)
+            format = "imagefolder" if is_folder else detect(path, self._source.format)
+            digest = imagefolder.digest(path) if is_folder else _digest(path)
             references, has_image_column = self._references(path, format)
-            if files.stamp(path) != stamp:
+            if self._stamp(path) != stamp:
                 raise SourceError(
                     "this file changed while it was read",
                     where=printable(path),
@@ -126,10 +129,16 @@ class _Scanner:
                 )
         return _File(path, stamp, format, digest, sorted(references), has_image_column, entry, True)
 
+    def _is_folder(self, path: str) -> bool:
+        return self._source.format == "imagefolder" and posixpath.basename(path) not in METADATA
+
+    def _stamp(self, path: str) -> Stamp:
+        return imagefolder.stamp(path) if self._is_folder(path) else files.stamp(path)
+
     def fragment(self, file: _File) -> Fragment:
         """The fragment of a file: looks at its images, reads those that may have changed, and renews the
         cache."""
-        root = self._image_root or posixpath.dirname(file.path)
+        root = file.path if file.format == "imagefolder" else self._image_root or posixpath.dirname(file.path)
         folder = ImageFolder(root)
         before = {reference.path: reference for reference in file.entry.references} if file.entry else {}
 
@@ -161,15 +170,17 @@ class _Scanner:
         # all that decides which references a file has, and where they lie
         source = self._source
         asked = (source.kind == "text", source.format or "", source.image or "", self._image_root or "")
-        return scan_cache.place(self._cache, path, *map(str, asked))
+        more = (source.frames, sorted((source.columns or {}).items())) if source.frames or source.columns else ()
+        return scan_cache.place(self._cache, path, *map(str, asked + more))
 
     def _references(self, path: str, format: str) -> tuple[set[str], bool]:
         """The image paths that the rows of a file name, and whether any row has the image column."""
         used = names(self._source, format)
         if used.image is None or format == "webdataset":
             return set(), False
-        if format == "parquet":
-            return parquet.image_references(path, used.image)
+        if format in ("parquet", "arrow"):
+            found_in = parquet.image_references if format == "parquet" else arrow.image_references
+            return found_in(path, used.image, self._source.columns)
         found: set[str] = set()
         has_column = False
         for raw in raw_rows(path, format, self._source):

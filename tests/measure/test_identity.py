@@ -77,3 +77,8 @@ def test_columns_that_differ_have_other_digests(a: dict, b: dict) -> None:
 def test_integers_of_any_size_and_nan_have_a_digest() -> None:
     assert columns_digest({"x": 10**9000}) != columns_digest({"x": -(10**9000)})
     assert columns_digest({"x": float("nan")}) == columns_digest({"x": -float("nan")})
+
+
+def test_frames_are_another_content_than_images() -> None:
+    turns = (Turn("user", "<image>"), Turn("assistant", "a"))
+    assert content_digest(None, turns, [b"d" * 32]) != content_digest(None, turns, [b"d" * 32], frames=True)

@@ -90,7 +90,7 @@ def test_control_tokens_in_a_users_text_stay_text(tokenizer: Tokenizer, name: st
     assert supervised(tokenizer, tokens) == [f"{hostile}<|im_end|>"]
 
 
-words = st.text(st.one_of(st.characters(), st.sampled_from(" \n中'é")), max_size=12)
+words = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(" \n中'é")), max_size=12)
 
 
 @given(st.lists(st.tuples(words, words), min_size=1, max_size=3))

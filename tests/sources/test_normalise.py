@@ -122,7 +122,7 @@ def test_placeholders() -> None:
         ({"conversations": {"from": "human"}}, 0, "wrong_type"),
         ({"conversations": ["q"]}, 0, "wrong_type"),
         ({"conversations": [{"from": "human", "value": 3}]}, 0, "wrong_type"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 0, "wrong_type"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, 0, "wrong_type"),
         ({"messages": [{"role": "user", "content": ["q"]}]}, 0, "wrong_type"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, 0, "wrong_type"),
         (share("human:\ud800", "gpt:a"), 0, "not_utf8"),

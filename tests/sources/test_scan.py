@@ -343,7 +343,7 @@ def test_unchanged(tmp_path: Path, chat) -> None:
     ("name", "content", "what"),
     [
         ("a.txt", b"text", "does not tell its format"),
-        ("a.csv", b"a,b", "does not tell its format"),
+        ("a.xls", b"a,b", "does not tell its format"),
         ("a", b"{}", "does not tell its format"),
         ("a.tar.gz", b"\x1f\x8b", "does not tell its format"),
         ("a.parquet", b"", "not Parquet"),

@@ -53,12 +53,12 @@ def test_text_from_a_json_field_or_another_member(tar, rows_of, outcome) -> None
     assert outcome(rows_of("rows.tar", "caption")) == ["default"]
 
 
-def test_chat_in_json_with_numbered_images_in_the_order_of_the_tar(tar, rows_of) -> None:
+def test_chat_in_json_with_numbered_images_in_the_order_of_their_numbers(tar, rows_of) -> None:
     turns = [{"from": "human", "value": "<image> or <image>?"}, {"from": "gpt", "value": "b"}]
     chat = json.dumps({"conversations": turns, "image": "/etc/passwd"}).encode()
     tar([("x.1.jpg", b"first"), ("x.0.jpg", b"second"), ("x.json", chat), ("x.seg.png", b"mask")])
     [row] = rows_of("rows.tar", "chat")
-    assert row.images == (b"first", b"second") and row.turns[0].text == "<image> or <image>?"
+    assert row.images == (b"second", b"first") and row.turns[0].text == "<image> or <image>?"
     [row] = rows_of("rows.tar", "chat", image="0.jpg .seg.png")
     assert row.images == (b"second", b"mask")
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 from typing import BinaryIO
 
 from mixc.errors import SourceError
 from mixc.sources.files import open_binary, printable, reading
 
-FORMATS = ("parquet", "jsonl", "jsonl.gz", "jsonl.zst", "json", "webdataset")
-"""Of fragments. A spec says `jsonl` for all three of its kinds."""
+FORMATS = (
+    *("parquet", "arrow", "jsonl", "jsonl.gz", "jsonl.zst", "json", "webdataset", "imagefolder"),
+    *("csv", "csv.gz", "csv.zst", "tsv", "tsv.gz", "tsv.zst"),
+)
+"""Of fragments. A spec says `jsonl` or `csv` for all of their kinds, and `huggingface` for arrow."""
 
 _SUFFIXES = {
     ".parquet": "parquet",
@@ -18,16 +22,18 @@ _SUFFIXES = {
     ".jsonl.zst": "jsonl.zst",
     ".json": "json",
     ".tar": "webdataset",
+    **{f".{text}{packed}": f"{text}{packed}" for text in ("csv", "tsv") for packed in ("", ".gz", ".zst")},
 }
 _MENDS = {
     ".tar.gz": "unpack it with `gzip -d`: images do not compress again",
     ".tgz": "unpack it with `gzip -d`: images do not compress again",
     ".json.gz": "unpack it, or write JSON lines (.jsonl.gz)",
     ".ndjson": "say `format: jsonl`",
-    ".csv": "write it as Parquet: duckdb -c \"copy 'x.csv' to 'x.parquet'\"",
+    ".arrow": "say `format: huggingface`, and name the folder that it is in",
 }
-_JSONL = {None: "jsonl", "gzip": "jsonl.gz", "zstd": "jsonl.zst"}
+_PACKED = {None: "", "gzip": ".gz", "zstd": ".zst"}
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+_ARROW_STREAM, _ARROW_FILE = b"\xff\xff\xff\xff", b"ARROW1"  # Arrow columnar format, "IPC streaming format"
 _ZSTD, _ZSTD_SKIPPABLE = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
 
 
@@ -43,10 +49,13 @@ def detect(path: str, declared: str | None) -> str:
         raise _unknown(path, name)
     with reading(path), open_binary(path) as file:
         head, tail = _ends(file)
-    format = declared or by_name
-    if declared == "jsonl":  # a name that tells the compression is held to it; otherwise the content tells
-        told = by_name in ("jsonl.gz", "jsonl.zst")
-        format = by_name if told else _JSONL[_compression(head)]
+    format = _DECLARED.get(declared or "", declared) or by_name
+    if declared in ("jsonl", "csv"):  # a name that tells the compression is held to it; otherwise the content tells
+        told = next((packed for packed in (".gz", ".zst") if name.endswith(packed)), None)
+        text = "tsv" if declared == "csv" and re.search(r"\.tsv(\.|$)", name) else declared
+        format = text + (told or _PACKED[_compression(head)])
+    elif declared == "imagefolder":
+        format = by_name
     assert format is not None
     wrong = _mismatch(format, head, tail)
     if wrong:
@@ -55,7 +64,15 @@ def detect(path: str, declared: str | None) -> str:
     return format
 
 
+_DECLARED = {"huggingface": "arrow"}
 _NOUNS = {
+    "arrow": "an Arrow stream",
+    "csv": "CSV",
+    "csv.gz": "gzip",
+    "csv.zst": "zstd",
+    "tsv": "TSV",
+    "tsv.gz": "gzip",
+    "tsv.zst": "zstd",
     "parquet": "Parquet",
     "jsonl": "JSON lines",
     "jsonl.gz": "gzip",
@@ -102,14 +119,19 @@ def _mismatch(format: str, head: bytes, tail: bytes) -> tuple[str, str] | None:
             return "it begins as Parquet, but its end is cut off", again
         return None
     compression = _compression(head)
-    if format in ("jsonl.gz", "jsonl.zst"):
-        expected = "gzip" if format == "jsonl.gz" else "zstd"
+    if format == "arrow":
+        if head.startswith(_ARROW_STREAM):
+            return None
+        is_file = head.startswith(_ARROW_FILE)
+        return "it is an Arrow *file*" if is_file else f"it begins with {head[:4]!r}", "save it with `save_to_disk`"
+    if format.endswith((".gz", ".zst")):
+        expected = "gzip" if format.endswith(".gz") else "zstd"
         if compression == expected:
             return None
         found = f"it is {compression}" if compression else f"it begins with {head[:4]!r}"
         return found, "rename it to what it is" if compression else again
     if compression:
-        return f"it is compressed with {compression}", "rename it (.jsonl.gz, .jsonl.zst) or decompress it"
+        return f"it is compressed with {compression}", "rename it (.gz, .zst) or decompress it"
     if format == "webdataset":
         return None if _is_tar(head) else ("its first block is not a tar header", again)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import zstandard
 
-from mixc.sources.files import CHUNK
+from mixc.sources.files import CHUNK, chunks
 
 _ZSTD_INPUT = 4 << 10
 """Compressed bytes given to zstd at a time. The highest ratio of the format is an RLE block, 128 KiB from 4
@@ -20,6 +20,13 @@ _ZSTD_WINDOW = 1 << 27
 
 class StreamError(Exception):
     """The stream is truncated or corrupt from here on. What was given before is good."""
+
+
+def inflated(file: BinaryIO, format: str) -> Iterator[bytes]:
+    """The content of a file whose format ends with `.gz`, `.zst` or neither. Raises StreamError as those do."""
+    if format.endswith(".gz"):
+        return gunzip(file)
+    return unzstd(file) if format.endswith(".zst") else chunks(file)
 
 
 def gunzip(file: BinaryIO) -> Iterator[bytes]:

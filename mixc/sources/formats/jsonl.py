@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterator
-from typing import BinaryIO, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
-from mixc.sources.files import chunks, open_binary
-from mixc.sources.formats.inflate import StreamError, gunzip, unzstd
+from mixc.sources.files import open_binary
+from mixc.sources.formats.inflate import StreamError, inflated
 from mixc.sources.formats.json_value import BadJSONError, parse
 from mixc.sources.raw import ROW_BYTES_LIMIT, RawRow, reject
 from mixc.sources.sample import Reject
-
-_STREAMS: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
-    "jsonl": chunks,
-    "jsonl.gz": gunzip,
-    "jsonl.zst": unzstd,
-}
 
 
 class Line(NamedTuple):
@@ -35,7 +29,7 @@ def rows(path: str, format: str) -> Iterator[RawRow | Reject]:
     row = 0
     with open_binary(path) as file:
         try:
-            for line in lines(_STREAMS[format](file)):
+            for line in lines(inflated(file, format)):
                 if line.content is not None and not line.content.strip():
                     continue
                 yield _row(row, line)
@@ -58,8 +52,8 @@ def _row(row: int, line: Line) -> RawRow | Reject:
     return RawRow(row=row, values=value)
 
 
-def lines(stream: Iterator[bytes]) -> Iterator[Line]:
-    """Splits at LF. Holds one line at most, and of a line that is too long nothing but the fact.
+def lines(stream: Iterator[bytes], *, keep_cr: bool = False) -> Iterator[Line]:
+    """Splits at LF, and takes a CR before it away unless it is to be kept. Holds one line at most, and of a line that is too long nothing but the fact.
 
     A StreamError of `stream` is passed on after the last whole line; the piece of a line before it is left
     out.
@@ -75,14 +69,16 @@ def lines(stream: Iterator[bytes]) -> Iterator[Line]:
         else:
             parts.clear()
         for other in others:
-            yield _line(number, parts, size)
+            yield _line(number, parts, size, keep_cr)
             number, parts, size = number + 1, [other], len(other)
     if size:
-        yield _line(number, parts, size)
+        yield _line(number, parts, size, keep_cr)
 
 
-def _line(number: int, parts: list[bytes], size: int) -> Line:
+def _line(number: int, parts: list[bytes], size: int, keep_cr: bool) -> Line:
     if size > ROW_BYTES_LIMIT:
         return Line(number, None)
-    content = b"".join(parts).removesuffix(b"\r")
+    content = b"".join(parts)
+    if not keep_cr:
+        content = content.removesuffix(b"\r")
     return Line(number, content.removeprefix(codecs.BOM_UTF8) if number == 1 else content)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import pyarrow as pa
@@ -11,9 +10,10 @@ import pyarrow.parquet as pq
 
 from mixc.errors import SourceError
 from mixc.sources.files import open_binary, printable
+from mixc.sources.formats import table
 from mixc.sources.images import references
-from mixc.sources.names import Names, missing, names
 from mixc.sources.raw import RawRow, reject
+from mixc.sources.rename import rename, root
 from mixc.sources.sample import Reject
 from mixc.spec.schema import Source
 
@@ -35,15 +35,14 @@ def rows(path: str, source: Source) -> Iterator[RawRow | Reject]:
     """
     with _opened(path) as file:
         schema = file.schema_arrow
-        _check(path, schema, source)
-        used = names(source, "parquet").used
-        wanted = [field.name for field in schema if field.name in used or scalar_type(field.type)]
+        table.check(path, schema, source, "parquet")
+        wanted = table.wanted(schema, source, "parquet")
         row = 0
         for group in range(file.num_row_groups):
             first, count = row, file.metadata.row_group(group).num_rows
             try:
                 for batch in _batches(file, group, wanted):
-                    for values in _values(batch, wanted, row):
+                    for values in table.values(batch, wanted, row):
                         yield values
                         row += 1
             except (pa.ArrowException, OSError) as error:
@@ -54,14 +53,9 @@ def rows(path: str, source: Source) -> Iterator[RawRow | Reject]:
 
 def columns(path: str, source: Source) -> dict[str, str]:
     """The scalar columns that the source does not use, and their types. Raises as `rows`."""
-    used = names(source, "parquet").used
     with _opened(path) as file:
-        _check(path, file.schema_arrow, source)
-        return {
-            field.name: kind
-            for field in file.schema_arrow
-            if field.name not in used and (kind := scalar_type(field.type))
-        }
+        table.check(path, file.schema_arrow, source, "parquet")
+        return table.scalar_columns(file.schema_arrow, source, "parquet")
 
 
 def all_names(path: str) -> set[str]:
@@ -70,44 +64,31 @@ def all_names(path: str) -> set[str]:
         return set(file.schema_arrow.names)
 
 
-def image_references(path: str, name: str) -> tuple[set[str], bool]:
-    """The image paths that the rows name, and whether there is an image column. Raises as `rows`.
+def image_references(path: str, name: str, columns: Mapping[str, str] | None) -> tuple[set[str], bool]:
+    """The image paths that the rows name in the column `name`, and whether there is one. Raises as `rows`. `columns`
+    are the source's new names.
 
     A column of bytes, or of structs none of whose bytes are null (told from statistics), is not read.
     """
     with _opened(path) as file:
         schema = file.schema_arrow
-        index = schema.get_field_index(name)
-        if index < 0:
+        path_in_row = (columns or {}).get(name, name)
+        column = root(path_in_row, schema.names) if name in (columns or {}) else name
+        if column is None or column not in schema.names:
             return set(), False
+        kind = schema.field(column).type
         found: set[str] = set()
         for group in range(file.num_row_groups):
-            if not _may_name_files(file, group, name, schema.field(index).type):
+            if column == path_in_row and not _may_name_files(file, group, column, kind):
                 continue
             try:
-                for batch in _batches(file, group, [name]):
-                    for item in _values(batch, [name], 0):
+                for batch in _batches(file, group, [column]):
+                    for item in table.values(batch, [column], 0):
                         if isinstance(item, RawRow):
-                            found.update(references(item.values.get(name)))
+                            found.update(references(rename(item.values, columns).get(name)))
             except (pa.ArrowException, OSError):
                 continue  # what cannot be read names nothing; `rows` rejects it
         return found, True
-
-
-def scalar_type(kind: pa.DataType) -> str | None:
-    """The name of a column type that `where` can use: bool, int64, uint64, double, string, null; None for the
-    rest."""
-    if pa.types.is_dictionary(kind):
-        return scalar_type(kind.value_type)
-    if pa.types.is_boolean(kind):
-        return "bool"
-    if pa.types.is_integer(kind):
-        return "uint64" if pa.types.is_uint64(kind) else "int64"
-    if pa.types.is_floating(kind):
-        return "double"
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return "string"
-    return "null" if pa.types.is_null(kind) else None
 
 
 @contextmanager
@@ -115,7 +96,6 @@ def _opened(path: str) -> Iterator[pq.ParquetFile]:
     with open_binary(path) as stream:
         try:
             file = pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
-            repeated = [name for name, count in Counter(file.schema_arrow.names).items() if count > 1]
         except (pa.ArrowException, OSError) as error:
             raise SourceError(
                 "this file is not Parquet, or its end is cut off",
@@ -123,20 +103,8 @@ def _opened(path: str) -> Iterator[pq.ParquetFile]:
                 why=str(error).splitlines()[0],
                 mend="make or download it again: Parquet has its index at the end, so no row can be read",
             ) from None
-        if repeated:
-            raise SourceError(
-                f"two columns have the name {min(repeated)!r}",
-                where=printable(path),
-                mend="rename one of them: a column of a source is known by its name",
-            )
+        table.check_names(path, file.schema_arrow)
         yield file
-
-
-def _check(path: str, schema: pa.Schema, source: Source) -> None:
-    used: Names = names(source, "parquet")
-    for key, wanted in used.required(source):
-        if not any(name in schema.names for name in wanted):
-            raise missing(printable(path), key, wanted, schema.names)
 
 
 def _batches(file: pq.ParquetFile, group: int, wanted: list[str]) -> Iterator[pa.RecordBatch]:
@@ -146,31 +114,6 @@ def _batches(file: pq.ParquetFile, group: int, wanted: list[str]) -> Iterator[pa
     yield from file.iter_batches(
         batch_size=max(1, min(size, _BATCH_ROWS)), row_groups=[group], columns=wanted, use_threads=False
     )
-
-
-def _values(batch: pa.RecordBatch, wanted: list[str], first: int) -> Iterator[RawRow | Reject]:
-    # `columns=` of pyarrow takes "a" for the column a.b too, so that a batch may hold more than was asked for
-    arrays = {name: batch.column(name) for name in wanted}
-    try:
-        lists = [array.to_pylist() for array in arrays.values()]
-    except (ValueError, OverflowError, pa.ArrowException):  # UnicodeDecodeError is a ValueError
-        for index in range(batch.num_rows):
-            yield _value(arrays, index, first + index)
-        return
-    for index, values in enumerate(zip(*lists, strict=True) if lists else [()] * batch.num_rows):
-        yield RawRow(row=first + index, values=dict(zip(arrays, values, strict=True)))
-
-
-def _value(arrays: dict[str, pa.Array], index: int, row: int) -> RawRow | Reject:
-    values: dict[str, object] = {}
-    for name, array in arrays.items():
-        try:
-            values[name] = array[index].as_py()
-        except UnicodeDecodeError:
-            return reject(row, "not_utf8", f"column {name!r} holds bytes that are not UTF-8")
-        except (ValueError, OverflowError, pa.ArrowException) as error:
-            return reject(row, "wrong_type", f"column {name!r}: {error}")
-    return RawRow(row=row, values=values)
 
 
 def _may_name_files(file: pq.ParquetFile, group: int, name: str, kind: pa.DataType) -> bool:

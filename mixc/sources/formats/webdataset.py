@@ -17,17 +17,18 @@ from mixc.sources.formats.tar import Member, TarError, members
 from mixc.sources.images import IMAGE_BYTES_LIMIT, IMAGES_LIMIT, SAMPLE_BYTES_LIMIT
 from mixc.sources.names import Names, image_extensions, names
 from mixc.sources.raw import ROW_BYTES_LIMIT, RawRow, reject
+from mixc.sources.rename import rename
 from mixc.sources.sample import Reason, Reject
 from mixc.spec.schema import Source
 
-_NUMBERED = re.compile(r"\d+\.(.+)", re.DOTALL)
+_NUMBERED = re.compile(r"[0-9]{1,9}\.(.+)", re.DOTALL)
 
 
 def rows(path: str, source: Source) -> Iterator[RawRow | Reject]:
     """The samples of a tar, in order. Raises OSError.
 
     Values of a row: the fields of its `json` member; its text member, decoded, under `source.text` or `txt`;
-    its image members, in the tar's order, as a list of bytes under `image`. Members that the source does not
+    its image members, by their numbers (`0.jpg`, `1.jpg`) or else in the tar's order, as a list of bytes under `image`. Members that the source does not
     ask for, that are not regular files or whose base name has no extension or begins with a dot are passed
     over. Where the tar breaks off, the samples before it are kept and one Reject follows, which stands for
     the sample that is cut.
@@ -69,6 +70,12 @@ def split(name: str) -> tuple[str, str] | None:
     return name[: len(name) - len(base) + dot], base[dot + 1 :].lower()
 
 
+def _number(extension: str) -> int:
+    """The number of an image member: 2 of `2.jpg`; -1 without one."""
+    numbered = _NUMBERED.fullmatch(extension)
+    return int(extension.partition(".")[0]) if numbered else -1
+
+
 class _Group:
     """The members of one sample. What is wrong with it is kept, so that its other members are passed over
     unread."""
@@ -76,13 +83,15 @@ class _Group:
     def __init__(self, row: int, key: str, source: Source, wanted: Names) -> None:
         self.row, self.key = row, key
         self._wanted = wanted
+        self._columns = source.columns
+        self._text = self._columns.get(wanted.text, wanted.text) if self._columns and wanted.text else wanted.text
         self._text_is_default = source.text is None
         self._image_extensions = image_extensions(source) if wanted.image else ()
         self._seen: set[str] = set()
         self._unread: list[str] = []
         self._fields: dict[str, object] = {}
         self._members: dict[str, object] = {}
-        self._images: list[bytes] = []
+        self._images: list[tuple[int, bytes]] = []
         self._image_bytes = 0
         self._wrong: tuple[Reason, str] | None = None
 
@@ -93,25 +102,26 @@ class _Group:
             self._wrong = ("broken_row", f"sample {self.key!a} has two members .{extension}")
             return
         self._seen.add(extension)
-        if extension == self._wanted.text:
+        if extension == self._text:
             self._add_text(extension, member)
         elif extension == "json":
             self._add_json(member)
         elif self._is_image(extension):
-            self._add_image(member)
+            self._add_image(extension, member)
         elif len(self._unread) < 64:
             self._unread.append(extension)
 
     def finish(self) -> RawRow | Reject:
         if self._wrong is not None:
             return reject(self.row, *self._wrong)
-        values = self._fields | self._members
+        values = dict(rename(self._fields | self._members, self._columns))
         if self._wanted.text and self._text_is_default and self._wanted.text not in values and "text" in values:
             values[self._wanted.text] = values.pop("text")
         if self._wanted.image:
             values.pop(self._wanted.image, None)  # a path in json is not an image of this tar
             if self._images:
-                values[self._wanted.image] = self._images
+                ordered = sorted(self._images, key=lambda image: image[0])  # stable: without a number, the tar's order
+                values[self._wanted.image] = [content for _, content in ordered]
         return RawRow(row=self.row, values=values, unread=tuple(self._unread))
 
     def _is_image(self, extension: str) -> bool:
@@ -138,7 +148,7 @@ class _Group:
             else:
                 self._wrong = ("wrong_type", f"{member.name!a} is {type(value).__name__}, not an object")
 
-    def _add_image(self, member: Member) -> None:
+    def _add_image(self, extension: str, member: Member) -> None:
         self._image_bytes += member.size
         if self._image_bytes > SAMPLE_BYTES_LIMIT or len(self._images) == IMAGES_LIMIT:
             self._wrong = (
@@ -146,7 +156,8 @@ class _Group:
                 f"sample {self.key!a} has more than {IMAGES_LIMIT} images or {SAMPLE_BYTES_LIMIT >> 20} MiB",
             )
         elif self._fits(member, IMAGE_BYTES_LIMIT, "image_bomb"):
-            self._images.append(member.read())
+            number = -1 if extension in self._image_extensions else _number(extension)
+            self._images.append((number, member.read()))
 
     def _fits(self, member: Member, limit: int, reason: Reason) -> bool:
         if member.size <= limit:
