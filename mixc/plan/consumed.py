@@ -39,26 +39,26 @@ class Consumed:
     """uint64 [C]: halves of the ids."""
     lo: Array
     uses: Array
-    """uint16 [C]: visits (epochs), in all stages; a sample of which a piece was trained counts as used."""
+    """uint32 [C]: visits (epochs), in all stages; a sample of which a piece was trained counts as used."""
     in_stage: Array
-    """uint16 [C]: those in `stage` itself."""
+    """uint32 [C]: those in `stage` itself."""
 
     @property
     def digest(self) -> str:
-        """blake3 over ids (16 bytes) and uses (u16, little-endian), sorted by id."""
-        rows = np.zeros(len(self.hi), [("id", "V16"), ("uses", "<u2")])
+        """blake3 over ids (16 bytes) and uses (u32, little-endian), sorted by id."""
+        rows = np.zeros(len(self.hi), [("id", "V16"), ("uses", "<u4")])
         rows["id"] = np.frombuffer(join_ids(self.hi, self.lo), "V16")
         rows["uses"] = self.uses
         return blake3(rows.tobytes()).hexdigest()
 
     def of(self, samples: Samples) -> tuple[Array, Array]:
-        """Uses uint16 [N] of a plan's samples: in all stages, and in `stage` itself."""
+        """Uses uint32 [N] of a plan's samples: in all stages, and in `stage` itself."""
         count = len(samples)
         hi, lo = np.concatenate([samples.hi, self.hi]), np.concatenate([samples.lo, self.lo])
         order = total_order([hi, lo])  # stable: a plan's sample stands before its equal among the consumed
         starts, ends = equal_runs(hi[order], lo[order])
         found, at = order[starts], order[ends - 1] - count
-        uses, in_stage = np.zeros(len(samples), np.uint16), np.zeros(len(samples), np.uint16)
+        uses, in_stage = np.zeros(len(samples), np.uint32), np.zeros(len(samples), np.uint32)
         uses[found], in_stage[found] = self.uses[at], self.in_stage[at]
         return uses, in_stage
 
@@ -112,8 +112,8 @@ def read_consumed(build: Path, point: ContinueFrom) -> Consumed:
         step=point.step,
         hi=hi[first],
         lo=lo[first],
-        uses=np.bincount(sample, minlength=count).astype(np.uint16),
-        in_stage=np.bincount(sample, stage == number, minlength=count).astype(np.uint16),
+        uses=np.bincount(sample, minlength=count).astype(np.uint32),
+        in_stage=np.bincount(sample, stage == number, minlength=count).astype(np.uint32),
     )
 
 

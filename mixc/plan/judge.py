@@ -60,7 +60,7 @@ def judge(
     prior: Array | None,
     furthest: Furthest,
 ) -> list[Offer]:
-    """What each of the stage's sources offers, in the order of `sources`. `prior` uint16 [N] counts earlier uses.
+    """What each of the stage's sources offers, in the order of `sources`. `prior` uint32 [N] counts earlier uses.
 
     A sample is too long when its tokens exceed sequence_length and its source is not split, or its tiles
     max_tiles. A piece's first token is not supervised, so a sample of p pieces has p - 1 supervised tokens

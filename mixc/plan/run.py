@@ -118,7 +118,7 @@ def plan(
         stages = []
         furthest = Furthest.empty(len(samples))
         before, before_in_stage = (None, None) if consumed is None else consumed.of(samples)
-        uses = np.zeros(len(samples), np.uint16) if before is None else before.copy()
+        uses = np.zeros(len(samples), np.uint32) if before is None else before.copy()
         with (
             TableWriter(
                 out / "placements.parquet", tables.PLACEMENTS_SCHEMA, sorted_by=["stage", "step", "pack"]
@@ -148,7 +148,7 @@ def plan(
                 for offer in offers:
                     taken = offer.eligible[share.chosen[offer.name].which]
                     furthest.used[taken] = True
-                    np.add.at(uses, taken, np.uint16(1))
+                    np.add.at(uses, taken, np.uint32(1))
                 layout = Layout(
                     number=number,
                     stage=stage,

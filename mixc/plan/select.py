@@ -66,7 +66,7 @@ class Offer:
     """int64 [E]: the class by which the source is balanced."""
     class_names: list[str | None] = field(default_factory=list)
     prior: Array | None = None
-    """uint16 [E]: earlier uses that count; None for none."""
+    """uint32 [E]: earlier uses that count; None for none."""
 
     def units(self, samples: Samples, unit: str, which: Array | slice = slice(None)) -> Int:
         """Units int64 of eligible samples; a piece's first token is not supervised."""

@@ -63,7 +63,7 @@ def test_ids_equal_tiktokens_on_the_fuzz_set(tokenizer: Tokenizer, reference: ti
 
 awkward = st.lists(
     st.one_of(
-        st.characters(),
+        st.characters(exclude_categories=["Cs"]),
         st.sampled_from(" \n\t\r\u00a0'sStT019-—。中é\u0301\u0323\u200d👩🏽\0"),
         st.sampled_from(["<|im_end|>", "<IMG_CONTEXT>", "<think>", "'ll", "\r\n", "    ", "word", "e\u0301"]),
     ),
