@@ -94,11 +94,14 @@ def largest_remainder(ideal: dict[str, Fraction]) -> dict[str, int]:
     return whole
 
 
-def epoch_budget(epochs: Fraction, sizes: Sequence[int], used: Sequence[int]) -> int:
-    """A budget in epochs as units of the shares: all that is eligible, `epochs` times, less what was used, rounded
-    down."""
+def epoch_budget(epochs: Fraction, demands: Sequence[Demand]) -> int:
+    """A budget in epochs as units of the shares, rounded down: all that is eligible, `epochs` times; of a source that was
+    used before no more than it may still give."""
     return floor(
-        sum((max(Fraction(0), epochs * size - taken) for size, taken in zip(sizes, used, strict=True)), Fraction(0))
+        sum(
+            (min(epochs * each.size, each.cap) if each.used else epochs * each.size for each in demands),
+            Fraction(0),
+        )
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from math import floor
 from typing import Any
 
@@ -79,13 +80,13 @@ class Offer:
             counts -= self.pieces[which].astype(np.int64) - 1
         return counts
 
-    def used(self, samples: Samples, unit: str, max_epochs: Any) -> int:
-        """Units of the source's cap that earlier uses took."""
+    def used(self, samples: Samples, unit: str, max_epochs: Fraction, which: Array | slice = slice(None)) -> int:
+        """Units of the cap of eligible samples that earlier uses took."""
         if self.prior is None:
             return 0
-        taken = np.flatnonzero(self.prior)
-        uses = np.minimum(self.prior[taken].astype(np.int64), floor(max_epochs) + 1)
-        return int((uses * self.units(samples, unit, taken)).sum())
+        uses, units = self.prior[which].astype(np.int64), self.units(samples, unit, which)
+        beyond = uses > floor(max_epochs)
+        return int((uses[~beyond] * units[~beyond]).sum()) + floor(max_epochs * int(units[beyond].sum()))
 
 
 @dataclass(slots=True, kw_only=True)

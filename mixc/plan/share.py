@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import floor
 
 import numpy as np
 
@@ -77,7 +78,8 @@ def fill_stage(
     }
     used = {offer.name: offer.used(samples, stage.unit, caps[offer.name]) for offer in offers}
     left = {
-        name: max(0, int(default_epochs * size) - used[name]) if used[name] else size for name, size in sizes.items()
+        name: max(0, min(size, floor(caps[name] * size) - used[name])) if used[name] else size
+        for name, size in sizes.items()
     }
     if not any(left.values()):
         raise plan_error(
@@ -106,7 +108,7 @@ def fill_stage(
         for offer in offers
     ]
     if budget.unit == "epochs":
-        total = epoch_budget(Fraction(budget.amount), list(sizes.values()), [used[name] for name in sizes])
+        total = epoch_budget(Fraction(budget.amount), demands)
     else:
         total = int(budget.amount)
     allocation = allocate(demands, budget=total, policy=stage.on_exhausted)
@@ -142,17 +144,29 @@ def _choose(
         return choose(samples, offer, None, seed=seed, stage=stage.name, unit=stage.unit, target=target)
     assert offer.classes is not None
     units = offer.units(samples, stage.unit)
-    members = [np.flatnonzero(offer.classes == code) for code in range(len(offer.class_names))]
-    sizes = {name: int(units[own].sum()) for name, own in zip(offer.class_names, members, strict=True) if len(own)}
+    by_class = np.argsort(offer.classes, kind="stable")
+    codes, starts = np.unique(offer.classes[by_class], return_index=True)
+    members = {offer.class_names[code]: own for code, own in zip(codes, np.split(by_class, starts[1:]), strict=True)}
     temperature = None if entry.balance.temperature is None else as_written(entry.balance.temperature)
-    targets = balanced_targets(sizes, total=target, temperature=temperature, max_epochs=cap)
-    parts = [
-        choose(samples, offer, own, seed=seed, stage=stage.name, unit=stage.unit, target=targets[name])
-        for name, own in zip(offer.class_names, members, strict=True)
-        if len(own)
-    ]
+    targets = balanced_targets(
+        {name: int(units[own].sum()) for name, own in members.items()},
+        total=target,
+        temperature=temperature,
+        max_epochs=cap,
+    )
+    # What one class gives too much or too little the next makes up for, so that the source is as near to its target as
+    # without classes, be each of them worth less than a sample.
+    parts, wished, taken = [], 0, 0
+    for name, own in members.items():
+        wished += targets[name]
+        room = floor(cap * int(units[own].sum())) - offer.used(samples, stage.unit, cap, own)
+        amount = min(wished - taken, room)
+        if amount > 0:
+            part = choose(samples, offer, own, seed=seed, stage=stage.name, unit=stage.unit, target=amount)
+            parts.append(part)
+            taken += part.units
     return Chosen(
-        which=np.concatenate([part.which for part in parts]),
-        epoch=np.concatenate([part.epoch for part in parts]),
-        units=sum(part.units for part in parts),
+        which=np.concatenate([np.zeros(0, np.int64), *(part.which for part in parts)]),
+        epoch=np.concatenate([np.zeros(0, np.uint32), *(part.epoch for part in parts)]),
+        units=taken,
     )

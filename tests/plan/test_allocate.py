@@ -111,7 +111,7 @@ def test_shorten_keeps_the_shares(given: list[Demand], budget: int) -> None:
 @given(demands(), st.fractions("0.1", 4, max_denominator=10))
 def test_an_epoch_of_everything_takes_each_source_whole(given: list[Demand], epochs: Fraction) -> None:
     by_size = [demand(d.name, d.size, d.size, epochs=str(max(epochs, 1))) for d in given]
-    budget = epoch_budget(epochs, [d.size for d in by_size], [0] * len(by_size))
+    budget = epoch_budget(epochs, by_size)
     assume(budget > 0)
     allocation = allocate(by_size, budget=budget, policy="fail")
     assert not allocation.shortfalls

@@ -124,6 +124,33 @@ def test_balance_takes_equal_amounts_of_each_value(world: Any, row: Any, make_sp
     assert counts("10000 tokens") == Counter(langs)
 
 
+def test_classes_smaller_than_a_sample_still_fill_the_source(
+    world: Any, row: Any, make_spec: Any, make_stage: Any
+) -> None:
+    """A thousand classes of one sample each, and a tenth of the source: each class's part is nearer to none than to one."""
+    rows = [row(content=i, tokens=5 + i % 7, columns={"c": i}) for i in range(1000)]
+    total = sum(r.tokens for r in rows)
+    entry = MixEntry(weight=1, balance=Balance(by="c"))
+    spec = make_spec({"a": {}}, [make_stage({"a": entry}, budget=f"{total // 10} tokens")])
+    plan = world.plan(spec, [world.fragment("a", rows)])
+    assert abs(plan.summary.stages[0].tokens - total // 10) <= 6
+    assert max(Counter(plan.ids(0, "a")).values()) == 1
+
+
+def test_a_used_source_gives_within_its_cap(world: Any, make_spec: Any, make_stage: Any, three: list[Any]) -> None:
+    """All of it used once: a cap of two epochs leaves one, by weight, by size and in classes."""
+    first = make_stage(["a"], name="first")
+    for entry, budget in (
+        (MixEntry(weight=1, max_epochs=2), "4000 tokens"),
+        (MixEntry(max_epochs=2), "1 epoch"),
+        (MixEntry(max_epochs=2, balance=Balance(by="tokens")), "1 epoch"),
+    ):
+        second = make_stage({"a": entry}, name="second", budget=budget)
+        plan = world.plan(make_spec({"a": {}}, [first, second]), three[:1])
+        assert Counter(plan.ids(1, "a")) == Counter(ids_of(three[0], "a"))
+        assert all(r["epoch"] == 1 for r in plan.rows("placements") if r["stage"] == 1)
+
+
 def ids(world: Any, source: str, number: int) -> list[bytes]:
     return [digest(source, i) for i in range(number)]
 
