@@ -1,6 +1,6 @@
 """Which signals there are. No import but the standard library, so that checking a spec stays quick.
 
-`functions.py` computes them, docs/signals.md lists them; a test holds all three to one another.
+`registry.py` computes them, docs/signals.md lists them; a test holds all three to one another.
 """
 
 from __future__ import annotations

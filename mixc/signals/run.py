@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from mixc.clean.benchmark_files import load_benchmark
 from mixc.errors import BuildError, SpecError
 from mixc.executor import run_tasks
@@ -96,11 +98,20 @@ def compute_signals(
 
 
 def pinned_signals(paths: Mapping[str, Mapping[str, Path]]) -> dict[str, str]:
-    """For the lock: by name of each signal that `compute_signals` gave, its version, and the digest of its benchmark."""
+    """For the lock: by name of each signal that `compute_signals` gave, its version, and the digest of its benchmark.
+    Raises BuildError when the cache lost one meanwhile."""
     pinned = {}
     for own in list(paths.values())[:1]:  # the same for every object
         for name, path in own.items():
-            info = read_info(path.parent)
+            try:
+                info = read_info(path.parent)
+            except (OSError, msgspec.MsgspecError) as error:
+                raise BuildError(
+                    "a signal is gone that was just computed",
+                    where=str(path.parent),
+                    why=str(error),
+                    mend="compile again, and leave the cache folder alone while it runs",
+                ) from None
             pinned[name] = info.version + (f", benchmark {info.benchmark}" if info.benchmark else "")
     return pinned
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mixc.errors import MixcError
+from mixc.errors import BuildError, MixcError
 from mixc.signals import step
 from mixc.signals.names import SIGNALS
 from mixc.signals.run import pinned_signals
@@ -197,3 +197,8 @@ def test_a_worker_that_dies_is_told(full: Corpus) -> None:
     (full.folder / "dying.py").write_text("import os\ndef fn(batch):\n    os._exit(1)\n")
     with pytest.raises(MixcError, match="worker process was killed"):
         full.compute(full.spec(signals=[{"name": "mine", "function": "dying:fn"}]), workers=2)
+
+
+def test_a_cache_that_is_emptied_meanwhile_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="a signal is gone"):
+        pinned_signals({"object": {"words": tmp_path / "gone" / "values.parquet"}})
