@@ -45,6 +45,7 @@ from shards.errors import ShardError
 from shards.layout import MANIFEST
 from shards.manifest import (
     FORMAT_VERSION,
+    Continues,
     FileEntry,
     Geometry,
     Manifest,
@@ -242,6 +243,9 @@ def compile_spec(
                 stages=emitted.stages,
                 media=emitted.media,
                 files={},
+                continues=None
+                if (point := summary.continues) is None
+                else Continues(root=point.root, stage=point.stage, step=point.step),
             )
         )
         if lock:

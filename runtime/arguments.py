@@ -35,6 +35,7 @@ class Arguments:
     save_every: int = 500
     keep: int = 2
     init: Path | None = None
+    continue_from: Path | None = None
     log_every: int = 1
 
 
@@ -86,6 +87,12 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         help="start from the weights in DIR (model.safetensors), not from random ones",
+    )
+    add(
+        "--continue-from",
+        type=Path,
+        metavar="RUN",
+        help="of a build whose spec says continue_from: start from that point of the other build's run",
     )
     add("--log-every", type=_at_least(1), default=1, metavar="N", help="steps between printed lines (1)")
     return made

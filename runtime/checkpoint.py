@@ -127,12 +127,17 @@ def latest(out: Path) -> tuple[Path, State] | None:
     except FileNotFoundError:
         return None
     mend = f"write the name of an older checkpoint into {folder / LATEST}, or delete it to begin the stage again"
+    return path, read(path, mend=mend)
+
+
+def read(path: Path, *, mend: str = "") -> State:
+    """What the checkpoint `path` says of itself. Raises CheckpointError if it is missing or damaged."""
     where = path / STATE
     try:
         envelope = msgspec.json.decode(where.read_bytes(), type=_Envelope)
         if digest(bytes(envelope.state)) != envelope.checksum:
             raise CheckpointError("its checksum does not hold", where=str(where), mend=mend)
-        return path, msgspec.json.decode(envelope.state, type=State)
+        return msgspec.json.decode(envelope.state, type=State)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CheckpointError("no whole checkpoint", where=str(where), why=str(error), mend=mend) from None
 

@@ -41,6 +41,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Of one operation on a CPU: see processes.compute_repeatably."""
     init: str | None
     """Folder of the weights that the run began with."""
+    continues: str | None = None
+    """Folder of the run that this one goes on from."""
 
 
 def parts(manifest: Manifest) -> dict[str, Any]:
@@ -130,6 +132,7 @@ def _new(arguments: Arguments, manifest: Manifest, *, world: int, threads: int, 
         world=world,
         threads=threads,
         init=None if arguments.init is None else str(arguments.init.resolve()),
+        continues=None if arguments.continue_from is None else str(arguments.continue_from.resolve()),
     )
 
 
@@ -157,6 +160,7 @@ def _continued(found: Record, arguments: Arguments, manifest: Manifest, path: Pa
         ("--precision", arguments.precision, found.precision),
         ("--zero", arguments.zero, found.zero),
         ("--init", arguments.init and str(arguments.init.resolve()), found.init),
+        ("--continue-from", arguments.continue_from and str(arguments.continue_from.resolve()), found.continues),
     ):
         if given is not None and given != held:
             raise ResumeError(

@@ -22,7 +22,7 @@ import msgspec
 from blake3 import blake3
 from rich.console import Console
 
-from runtime import checkpoint, metrics, processes, record, weights
+from runtime import checkpoint, continued, metrics, processes, record, weights
 from runtime.arguments import Arguments
 from runtime.engine import Engine
 from runtime.errors import ArgumentError, CheckpointError, DivergedError, StoppedError
@@ -139,9 +139,13 @@ class Run:
         manifest, settled = self.build.manifest, self.settled
         division = Division(batch=entry.batch, world=self.place.world, micro_batch=settled.micro_batch)
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[settled.precision]
-        model = build_model(manifest.geometry.name, manifest.geometry, manifest.seed, dtype)
-        origin = previous or (Path(settled.init) if settled.init else None)
-        loaded = f"{weights.load(model, origin)} tensors from {origin}" if origin else f"random, seed {manifest.seed}"
+        seed, origin = manifest.seed, previous or (Path(settled.init) if settled.init else None)
+        begin = None
+        if previous is None and settled.continues is not None:
+            begin = continued.find(Path(settled.continues), manifest, settled, world=self.place.world)
+            seed, origin = begin.seed, begin.origin
+        model = build_model(manifest.geometry.name, manifest.geometry, seed, dtype)
+        loaded = f"{weights.load(model, origin)} tensors from {origin}" if origin else f"random, seed {seed}"
         parts = describe(model)
         engine = Engine(
             model, entry.train, division, zero=settled.zero, precision=settled.precision, device=self.device
@@ -158,6 +162,9 @@ class Run:
             skipped_in_a_row=0,
             files={},
         )
+        if start is None and begin is not None and begin.path is not None and begin.state is not None:
+            checkpoint.load(engine, begin.path, begin.state, self.place)
+            loaded += f", then {begin.path}"
         if start is not None:
             path, state = start
             checkpoint.load(engine, path, state, self.place)
@@ -354,6 +361,10 @@ def _check(build: Build, settled: record.Record, place: Place) -> None:
         except ArgumentError as error:
             error.where = f"stage {entry.name!r}"
             raise
+    if settled.continues is not None:
+        if settled.init is not None:
+            raise ArgumentError("a run begins with --init or with --continue-from, not with both")
+        continued.find(Path(settled.continues), build.manifest, settled, world=place.world)
     if settled.init is not None and not (Path(settled.init) / weights.FILE).exists():
         raise CheckpointError(f"no {weights.FILE} here", where=f"--init {settled.init}")
 

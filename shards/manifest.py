@@ -149,7 +149,17 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     file: str
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Continues(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The point of another build's training from which this build goes on."""
+
+    root: str
+    """Of the other build."""
+    stage: str
+    step: int
+    """The first step of that stage that was not trained."""
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     format: int
     mixture: str
     seed: int
@@ -162,6 +172,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     stages: list[StageEntry]
     media: MediaEntry
     files: dict[str, FileEntry]
+    continues: Continues | None = None
+    """Absent from the file when None. Not in the root: it says where training starts, as weights do."""
 
 
 def stage_digest(pack_digests: Iterable[bytes]) -> str:
@@ -302,6 +314,8 @@ def _fault(manifest: Manifest) -> str | None:
             return f"{what}: {value!r} is not a digest"
     if len({name for name, _ in files}) != len(files):
         return "two files have one name"
+    if (point := manifest.continues) and not (_DIGEST.fullmatch(point.root) and point.step >= 0):
+        return f"it continues step {point.step} of root {point.root!r}, which is no point of a training"
     if len({stage.name for stage in manifest.stages}) != len(manifest.stages):
         return "two stages have one name"
     if manifest.media.images != sum(shard.images for shard in manifest.media.shards):

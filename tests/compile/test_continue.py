@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from tests.compile.conftest import Mixc
 
@@ -37,6 +38,7 @@ def trained(build: Path, stage: int, step: int) -> Counter[tuple[str, bytes]]:
     return Counter((source, id) for source, id, _ in seen)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_mix(mixc: Mixc, tmp_path: Path) -> None:
     for name in "ab":
         lines = [json.dumps({"text": f"{name} number {i}: " + "word " * (5 + i % 20)}) for i in range(300)]
@@ -61,6 +63,14 @@ def test_a_run_goes_on_with_another_mix(mixc: Mixc, tmp_path: Path) -> None:
     assert (proof["root"], proof["stage"], proof["step"]) == (root, "one", step)
     assert (proof["consumed"], proof["unknown"], proof["again"]) == (len(used), 0, 0)
     mixc("compile", second, "-o", tmp_path / "second", "--locked")
+
+    # The trainer goes on from that very point, and from no other run.
+    mixc("train", tmp_path / "first", "--out", tmp_path / "run", "--max-steps", step, "--workers", 0)
+    onward = ("--out", tmp_path / "onward", "--continue-from", tmp_path / "run", "--max-steps", 2, "--workers", 0)
+    said = mixc("train", tmp_path / "second", *onward).stdout
+    assert f"one-{step:08d}" in said
+    wrong = mixc("train", tmp_path / "first", *onward[2:], "--out", tmp_path / "wrong", check=2)
+    assert "this build continues no run" in wrong.stdout + wrong.stderr
 
     # Two epochs allow each used sample one visit more, and no other three.
     third = spec(tmp_path, "third.yaml", "{a: {weight: 1, max_epochs: 2}}", "1.9 epochs", point)

@@ -14,6 +14,7 @@ from shards.digest import source_key
 from shards.layout import MEDIA_INDEX, media_shard_name, steps_name, token_shard_name
 from shards.manifest import (
     FORMAT_VERSION,
+    Continues,
     Geometry,
     Manifest,
     MediaEntry,
@@ -116,7 +117,12 @@ def steps_of(steps: int, seed: int) -> list[list[Pack]]:
 
 
 def write_build(
-    folder: Path, stages: dict[str, tuple[TrainSettings, list[list[Pack]]]], *, tokenizer: str = "0" * 64
+    folder: Path,
+    stages: dict[str, tuple[TrainSettings, list[list[Pack]]]],
+    *,
+    tokenizer: str = "0" * 64,
+    seed: int = 7,
+    continues: Continues | None = None,
 ) -> Path:
     """A build of these stages: settings, and packs by step. Two token shards a stage, where it has packs for
     two."""
@@ -159,7 +165,8 @@ def write_build(
     manifest = Manifest(
         format=FORMAT_VERSION,
         mixture="small",
-        seed=7,
+        seed=seed,
+        continues=continues,
         root="",
         geometry=GEOMETRY,
         tokenizer=tokenizer,

@@ -78,6 +78,7 @@ def test_no_flag_is_added_without_thought():
         "--save-every",
         "--keep",
         "--init",
+        "--continue-from",
         "--log-every",
     }
 
