@@ -92,7 +92,8 @@ def check_spec(path: Path, overrides: Sequence[str] = ()) -> Checked:
             told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
             text = f"{len(rejects)} of the first {len(found.rows)} rows would be rejected: {told}"
             first = f"row {rejects[0].row} of its file: {rejects[0].detail}"
-            if len(rejects) > spec.max_reject_rate * len(found.rows) and len(rejects) == len(found.rows):
+            all_read = found.whole and len(rejects) > spec.max_reject_rate * len(found.rows)
+            if all_read or len(rejects) == len(found.rows):  # else the rows that were not read may be better
                 place = loaded.locate(f"sources.{name}")
                 note(name, SourceError(text, where=place, why=first, mend="mend the data, or what the spec says of it"))
             else:

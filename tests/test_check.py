@@ -42,6 +42,23 @@ def test_what_is_well(check) -> None:
     assert (source.files, source.rows, source.rejects, source.columns) == (1, 64, {}, {"score": "int64"})
 
 
+def test_a_source_that_a_compile_would_refuse(check, tmp_path: Path) -> None:
+    """Read whole, with more rejects than max_reject_rate: a problem. With rows left unread: a warning."""
+    rows = [json.dumps({"text": "good" if i % 8 == 0 else None}) + "\n" for i in range(200)]
+    (tmp_path / "bad.jsonl").write_text("".join(rows[:8]))
+    checked = check("  a: {path: bad.jsonl, kind: text}")
+    assert problems(checked) == ["7 of the first 8 rows would be rejected: 7 missing_value"]
+    (tmp_path / "bad.jsonl").write_text("".join(rows))
+    checked = check("  a: {path: bad.jsonl, kind: text}")
+    assert problems(checked) == [] and "56 of the first 64 rows" in checked.warnings[0]
+
+
+def test_a_mistyped_path_of_a_column_is_told_at_its_place(check) -> None:
+    checked = check("  a: {path: good.jsonl, kind: text, columns: {text: txet.long}}")
+    assert problems(checked) == ["no row has the column 'txet.long'"]
+    assert "columns.text" in checked.problems[0].where + checked.problems[0].why + checked.problems[0].mend
+
+
 @pytest.mark.parametrize(
     ("source", "stage", "words", "mend"),
     [

@@ -37,7 +37,7 @@ _ENDS = 1 << 16
 _THREADS = 8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Head:
     paths: list[str]
     """Every file of the source."""
@@ -48,6 +48,8 @@ class Head:
     """What would stop a compile."""
     rows: list[Sample | Reject] = field(default_factory=list)
     """At most HEAD_FILES x HEAD_ROWS."""
+    whole: bool = True
+    """Whether these are all rows of the source."""
 
 
 def head(name: str, source: Source, base: Path) -> Head:
@@ -63,6 +65,7 @@ def head(name: str, source: Source, base: Path) -> Head:
         found.problems.append(
             SourceError("a file is empty", where=printable(empty[0]) + more, mend="fill it, or leave it out of `path`")
         )
+    found.whole = len(paths) <= HEAD_FILES
     for path in [path for path in paths if path not in empty][:HEAD_FILES]:
         try:
             _look(found, name, source, path, root)
@@ -116,7 +119,12 @@ def _look(found: Head, name: str, source: Source, path: str, root: str | None) -
     fragment = _fragment(name, source, path, root)
     found.fragments.append(fragment)
     raws = list(islice(raw_rows(path, fragment.format, source), HEAD_ROWS))
+    found.whole &= len(raws) < HEAD_ROWS
     have = {column for raw in raws if isinstance(raw, RawRow) for column in (*raw.values, *raw.unread)}
+    for new, old in sorted((source.columns or {}).items()):
+        # a nested value may be absent from these rows and present in others; its column may not
+        if new not in have and root_of(old, there := all_names(path, fragment.format, source)) is None:
+            raise missing(printable(path), f"columns.{new}", (old,), there)
     if any(isinstance(raw, RawRow) for raw in raws):
         for key, wanted in names(source, fragment.format).required(source):
             if have.isdisjoint(wanted):
@@ -124,10 +132,6 @@ def _look(found: Head, name: str, source: Source, path: str, root: str | None) -
     if not raws:
         raise SourceError("this file holds no row", where=printable(path), mend="fill it, or leave it out of `path`")
     found.rows.extend(islice(read(fragment, source), HEAD_ROWS))
-    for new, old in sorted((source.columns or {}).items()):
-        # a nested value may be absent from these rows and present in others; its column may not
-        if new not in have and root_of(old, there := all_names(path, fragment.format, source)) is None:
-            raise missing(printable(path), f"columns.{new}", (old,), there)
 
 
 def _fragment(name: str, source: Source, path: str, root: str | None) -> Fragment:

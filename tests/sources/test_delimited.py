@@ -79,6 +79,35 @@ def test_broken_rows_are_rejects_and_the_next_line_is_read(tmp_path: Path) -> No
     assert details[:2] == ["line 3 has 1 fields, the header 2", "line 4 has 3 fields, the header 2"]
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    table=st.lists(st.tuples(st.text("xyé ", min_size=1, max_size=6), st.text("12", max_size=3)), max_size=12),
+    at=st.integers(0, 12),
+    broken=st.sampled_from(['"stray', 'a,"open', '"x"y,b', "one", "1,2,3", 'a,"b" c']),
+)
+def test_a_broken_line_costs_no_other_row(table, at: int, broken: str, tmp_path: Path) -> None:
+    """Where the others have no quotes; one that has may close the open one, which nobody can tell."""
+    lines = [f"{a},{b}" for a, b in table]
+    lines.insert(min(at, len(lines)), broken)
+    found = told(write(tmp_path, "\n".join(["a,b", *lines, ""]).encode()))
+    assert [row for row in found if row != "broken_row"] == [{"a": a, "b": b or None} for a, b in table]
+    assert found.count("broken_row") == 1
+
+
+def test_an_open_quote_costs_one_row_however_long_the_file(tmp_path: Path) -> None:
+    good = b"".join(b"text %d,1\n" % i for i in range(50_000))
+    found = told(write(tmp_path, b"a,b\n" + good + b'"stray,1\n' + good + b'late,"quoted"\n'))
+    assert len(found) == 100_002 and found.count("broken_row") == 1
+    assert found[-1] == {"a": "late", "b": "quoted"}
+
+
+def test_what_is_read_twice_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mixc.sources.formats.delimited.RETRY_LIMIT", 1000)
+    path = write(tmp_path, b'a\n"open\n' + b"".join(b"row %d\n" % i for i in range(1000)))
+    (broken,) = rows(path, "csv")
+    assert isinstance(broken, Reject) and "nothing after it can be read" in broken.detail
+
+
 def test_a_field_may_be_long_but_not_endless(tmp_path: Path) -> None:
     long = b"x" * 1_000_000
     assert told(write(tmp_path, b"a\n" + long + b"\n")) == [{"a": long.decode()}]

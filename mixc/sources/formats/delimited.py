@@ -10,6 +10,7 @@ pyarrow's guesses types by blocks, and gives up on the whole file at its first b
 from __future__ import annotations
 
 import csv
+from collections import deque
 from collections.abc import Iterator
 
 from mixc.errors import SourceError
@@ -26,6 +27,10 @@ HEADER_LIMIT = 4096
 csv.field_size_limit(2 * ROW_BYTES_LIMIT)
 
 
+RETRY_LIMIT = 32 * ROW_BYTES_LIMIT
+"""Bytes of a file, 1 GiB, that are read twice at most: a bound on the work that a hostile file can ask for."""
+
+
 class _TooLongError(Exception):
     pass
 
@@ -34,8 +39,9 @@ def rows(path: str, format: str) -> Iterator[RawRow | Reject]:
     """The rows under the header. `format` is csv or tsv, then .gz, .zst or nothing. Raises OSError, and SourceError
     when there is no usable header.
 
-    A row with more or fewer fields than the header, or with broken quotes, is a Reject; the next line is read anew.
-    Empty lines are not rows. A UTF-8 byte order mark is skipped. A stream that breaks off keeps the rows before.
+    A row with more or fewer fields than the header, or with broken quotes, is a Reject; the line after the one where it
+    began is read anew, so that a quote that is never closed costs the row that it stands in and no other. Empty lines are
+    not rows. A UTF-8 byte order mark is skipped. A stream that breaks off keeps the rows before.
     """
     delimiter = "\t" if format.startswith("tsv") else ","
     row = 0
@@ -51,8 +57,12 @@ def rows(path: str, format: str) -> Iterator[RawRow | Reject]:
                 except StopIteration:
                     return
                 except (csv.Error, _TooLongError) as error:
-                    yield reject(row, "broken_row", f"line {feed.first}: {error}")
+                    again = feed.retry()
+                    rest = "" if again else "; nothing after it can be read: too many quotes are never closed"
+                    yield reject(row, "broken_row", f"line {feed.first}: {error}{rest}")
                     row += 1
+                    if not again:
+                        return
                     continue
                 if not record:
                     continue
@@ -89,25 +99,36 @@ def _header(path: str, records: Iterator[list[str]]) -> list[str]:
 
 
 class _Feed:
-    """Lines for csv.reader, with their ends; bounds what one record may take."""
+    """Lines for csv.reader, with their ends; bounds what one record may take, and gives its lines again."""
 
     def __init__(self, lines: Iterator[Line]) -> None:
         self._lines = lines
         self._size = 0
-        self._begins = True
-        self.first = 1
+        self._held: list[Line] = []  # of the record being read
+        self._again: deque[Line] = deque()
+        self._retried = 0
+
+    @property
+    def first(self) -> int:
         """Line number of the record being read."""
+        return self._held[0].number if self._held else 1
 
     def begin(self) -> None:
-        self._begins = True
+        self._size, self._held = 0, []
+
+    def retry(self) -> bool:
+        """Give the lines after the first of this record again. False when more was given again than RETRY_LIMIT."""
+        rest = self._held[1:]
+        self._retried += sum(len(line.content or b"") for line in rest)
+        self._again.extendleft(reversed(rest))
+        return self._retried <= RETRY_LIMIT
 
     def __iter__(self) -> _Feed:
         return self
 
     def __next__(self) -> str:
-        line = next(self._lines)
-        if self._begins:
-            self.first, self._size, self._begins = line.number, 0, False
+        line = self._again.popleft() if self._again else next(self._lines)
+        self._held.append(line)
         self._size += len(line.content) + 1 if line.content is not None else ROW_BYTES_LIMIT + 1
         if line.content is None or self._size > ROW_BYTES_LIMIT:
             raise _TooLongError(f"a row longer than {ROW_BYTES_LIMIT >> 20} MiB: a quote that is never closed?")
