@@ -17,7 +17,7 @@ from mixc.plan.order import SEGMENT, Segments, shuffle_packs
 from mixc.plan.pack import pack
 from mixc.plan.select import StageRules
 from mixc.plan.write import uuids
-from mixc.spec.schema import Stage
+from mixc.spec.schema import Order, Stage
 
 Int = npt.NDArray[np.int64]
 
@@ -67,7 +67,26 @@ class Layout:
         self.segments = np.concatenate([self.segments, window.take(order)])
         self.counts = np.concatenate([self.counts, counts])
         self.keys = np.concatenate([self.keys, keys])
+        if isinstance(self.stage.order, Order) and self.stage.order.steps == "alike":
+            self._sort_into_steps()
         self._write(len(self.counts) // self.stage.train.batch * self.stage.train.batch)
+
+    def _sort_into_steps(self) -> None:
+        """Put packs of like cost into a step each, and the steps in the order of their heaviest packs' keys. The
+        lightest packs, which fill no step, wait for the next window."""
+        ends = np.cumsum(self.counts)
+        lengths = self.segments["tokens"].astype(np.int64)
+        costs = self.cost.of(sums(lengths, ends), sums(self.segments["tiles"], ends), sums(lengths * lengths, ends))
+        by_cost = np.lexsort([self.keys, -costs])
+        batch = self.stage.train.batch
+        whole = len(by_cost) // batch * batch
+        steps = by_cost[:whole].reshape(-1, batch)
+        steps = steps[np.argsort(self.keys[steps[:, 0]], kind="stable")]
+        order = np.concatenate([steps.reshape(-1), by_cost[whole:]])
+        starts, counts = (ends - self.counts)[order], self.counts[order]
+        within = np.arange(len(self.segments)) - np.repeat(np.cumsum(counts) - counts, counts)
+        self.segments = self.segments.take(np.repeat(starts, counts) + within)
+        self.counts, self.keys = counts, self.keys[order]
 
     def finish(self) -> None:
         """Fill the last step with empty packs and write it."""

@@ -103,6 +103,8 @@ def _stage(stage: Stage) -> dict[str, Any]:
         "direction": order.direction,
         "window": parse_count(order.window),
     }
+    if order.steps != "mixed":
+        form["order"]["steps"] = order.steps
     form["train"]["warmup"] = format_warmup(parse_warmup(stage.train.warmup))
     form["train"]["betas"] = list(stage.train.betas)
     return form

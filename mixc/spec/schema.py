@@ -171,6 +171,10 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     window: str | int = "100k"
     """Samples a window. Packing and shuffling stay inside a window, so a small window keeps `by` sharp and a
     large one packs tighter."""
+    steps: Literal["mixed", "alike"] = "mixed"
+    """alike: the packs of a step cost alike, so that ranks of one or a few packs have equal work too; but a step is of
+    one kind of data then, as text or pictures. mixed: as the shuffle has them, with ranks in balance from some six
+    packs each."""
 
 
 class Train(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

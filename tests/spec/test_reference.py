@@ -33,7 +33,7 @@ SURFACE = {
     "MixEntry": "weight where max_epochs quantile balance",
     "Quantile": "by at_least below",
     "Balance": "by temperature",
-    "Order": "by direction window",
+    "Order": "by direction window steps",
     "Train": "lr batch schedule warmup min_lr_ratio weight_decay betas eps clip loss",
     "Tiles": "max thumbnail",
     "Signal": "name function version settings",
