@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixc.clean.minhash import NOTHING
+from mixc.jit import jit
 from mixc.sorting import total_order
 
 Int = npt.NDArray[np.int64]
@@ -81,11 +82,7 @@ def chains(tables: int, count: int, key_bits: int = 64) -> tuple[npt.NDArray[np.
 
 @functools.cache
 def _kernel() -> Callable[..., None]:
-    import numba  # takes a third of a second to import
-    from numba.extending import register_jitable
-
-    register_jitable(_agree)
-    return numba.njit(cache=True, nogil=True)(_lead)
+    return jit(_lead, _agree)
 
 
 def _agree(one: Any, other: Any) -> int:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from mixc.clean.clusters import chains
+from mixc.jit import jit
 from mixc.sorting import total_order
 
 Int = npt.NDArray[np.int64]
@@ -127,11 +128,7 @@ def tables(count: int, bits: int) -> U64:
 
 @functools.cache
 def _kernel() -> Callable[..., None]:
-    import numba  # takes a third of a second to import
-    from numba.extending import register_jitable
-
-    register_jitable(_alike)
-    return numba.njit(cache=True, nogil=True)(_lead)
+    return jit(_lead, _alike)
 
 
 def _alike(one: Any, other: Any, bits: Any) -> bool:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from mixc.clean.shingles import SHINGLE_VERSION, shingles
 from mixc.hashing import mix64
+from mixc.jit import jit
 
 U32 = npt.NDArray[np.uint32]
 
@@ -47,9 +48,7 @@ def constants(permutations: int) -> tuple[U32, U32]:
 
 @functools.cache
 def _kernel() -> Callable[..., None]:
-    import numba
-
-    return numba.njit(cache=True, nogil=True)(_sign)
+    return jit(_sign)
 
 
 def _sign(found: Any, ends: Any, a: Any, b: Any, signed: Any) -> None:

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mixc.jit import jit
+
 U64 = npt.NDArray[np.uint64]
 U8 = npt.NDArray[np.uint8]
 Int = npt.NDArray[np.int64]
@@ -119,9 +121,7 @@ def shingles(texts: Sequence[str], *, ngram: int) -> tuple[U64, Int]:
 
 @functools.cache
 def _runs_kernel() -> Callable[..., int]:
-    import numba
-
-    return numba.njit(cache=True, nogil=True)(_find_runs)
+    return jit(_find_runs)
 
 
 def _find_runs(data: Any, ends: Any, inert: Any, runs: Any) -> int:
@@ -160,11 +160,7 @@ def _find_runs(data: Any, ends: Any, inert: Any, runs: Any) -> int:
 
 @functools.cache
 def _kernel() -> Callable[..., int]:
-    import numba  # takes a third of a second to import
-    from numba.extending import register_jitable
-
-    register_jitable(_mix)
-    return numba.njit(cache=True, nogil=True)(_shingles)
+    return jit(_shingles, _mix)
 
 
 def _mix(z: Any) -> Any:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from mixc.jit import jit
+
 
 class Kernel:
     """A function of integers and int64 arrays [N]. The last array is its output; others may be its scratch.
@@ -38,13 +40,5 @@ class Kernel:
     @property
     def compiled(self) -> Callable[..., Any]:
         if self._compiled is None:
-            import numba
-            from numba.extending import register_jitable
-
-            for helper in self.helpers:
-                register_jitable(helper)
-            try:
-                self._compiled = numba.njit(nogil=True, cache=True)(self.function)
-            except RuntimeError:  # neither this folder nor the user's cache can be written
-                self._compiled = numba.njit(nogil=True)(self.function)
+            self._compiled = jit(self.function, *self.helpers)
         return self._compiled

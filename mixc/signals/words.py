@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixc.clean.shingles import ALONE, classes
+from mixc.jit import jit
 
 Int = npt.NDArray[np.int64]
 
@@ -76,12 +77,7 @@ def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
 
 @functools.cache
 def _kernels() -> tuple[Callable[..., None], Callable[..., None]]:
-    import numba
-    from numba.extending import register_jitable
-
-    register_jitable(_slot)
-    compiled = numba.njit(cache=True, nogil=True)
-    return compiled(_duplicates), compiled(_tops)
+    return jit(_duplicates, _slot), jit(_tops, _slot)
 
 
 def _slot(ids: Any, n: Any, at: Any, table: Any) -> Any:
