@@ -81,6 +81,8 @@ class Measured:
     warnings: list[str]
     signals: dict[str, dict[str, Path]]
     """By object digest and name, the Parquet file of each computed signal."""
+    consumed: Consumed | None
+    """What the run used that the spec continues; None for a spec that continues none."""
 
     @property
     def reused(self) -> int:
@@ -100,6 +102,8 @@ def front(spec: Path, overrides: Sequence[str] = (), *, workers: int = 1, progre
     """Parse, check, scan, measure, compute signals. Raises MixcError for whatever is wrong with the spec or its sources."""
     loaded = load(spec, overrides)
     warnings = check_loaded(loaded)
+    point = loaded.spec.continue_from
+    consumed = None if point is None else read_consumed(loaded.base / point.build, point)
     cache = cache_folder()
     tokenizer = load_tokenizer(loaded.spec.tokenizer, base=loaded.base, cache=cache)
     shape = geometry(loaded.spec, tokenizer)
@@ -124,7 +128,7 @@ def front(spec: Path, overrides: Sequence[str] = (), *, workers: int = 1, progre
         workers=workers,
         progress=(lambda done, total: progress("signals", done, total)) if progress else None,
     )
-    return Measured(loaded, shape, tokenizer, template.digest, objects, warnings, signals)
+    return Measured(loaded, shape, tokenizer, template.digest, objects, warnings, signals, consumed)
 
 
 def check_loaded(loaded: LoadedSpec) -> list[str]:
@@ -174,14 +178,8 @@ def plan_only(measured: Measured, out: Path, *, threads: int | None = None) -> P
         rejects=rejects,
         threads=threads,
         locate=measured.loaded.place,
-        consumed=consumed_before(measured),
+        consumed=measured.consumed,
     )
-
-
-def consumed_before(measured: Measured) -> Consumed | None:
-    """What the run used that the spec continues; None for a spec that continues none. Raises MixcError."""
-    point = measured.loaded.spec.continue_from
-    return None if point is None else read_consumed(measured.loaded.base / point.build, point)
 
 
 def compile_spec(
@@ -213,7 +211,7 @@ def compile_spec(
                 tokenizer=measured.tokenizer.digest,
                 template=measured.template,
                 sources=sources,
-                continues=consumed.digest if (consumed := consumed_before(measured)) else None,
+                continues=measured.consumed.digest if measured.consumed else None,
                 signals=pinned_signals(measured.signals),
             ),
             _lock_path(spec, out),

@@ -46,16 +46,22 @@ def equal_runs(*ordered: Keys) -> tuple[Int, Int]:
     return np.flatnonzero(edges == 1), np.flatnonzero(edges == -1) + 1
 
 
-def scaled_quotient(numerator: U64, denominator: int, bits: int) -> U64:
-    """floor(numerator * 2^bits / denominator), uint64 [N], exactly. `numerator` at most `denominator` < 2^63, `bits` at
-    most 63.
+def ranges(starts: Int, lengths: Int) -> Int:
+    """The numbers of the ranges [start, start + length), one range after another, int64 [sum of lengths]."""
+    return np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
+
+
+def scaled_quotient(numerator: U64, denominator: int | U64, bits: int) -> U64:
+    """floor(numerator * 2^bits / denominator), uint64 [N], exactly, for one denominator or one a row. `numerator` at most
+    `denominator` < 2^63, `bits` at most 63; a row with more of a numerator gives no number that means anything.
 
     Long division, as many bits at a time as a product with the remainder leaves room for in 64.
     """
-    if not 0 < denominator < 1 << 63:
+    least, most = (int(np.min(denominator, initial=1)), int(np.max(denominator, initial=1)))
+    if not 0 < least <= most < 1 << 63:
         raise ValueError("the denominator must be positive and below 2^63")
-    divisor = np.uint64(denominator)
-    step = 64 - denominator.bit_length()
+    divisor = np.asarray(denominator, np.uint64)
+    step = 64 - most.bit_length()
     quotient, rest = np.divmod(numerator, divisor)
     while bits:
         shift = np.uint64(min(step, bits))

@@ -14,9 +14,8 @@ from shards.manifest import Manifest
 class Start:
     """Where the first stage begins."""
 
-    path: Path | None
-    """The checkpoint to load; None where the other run's stage was trained to its end, and `origin` has its weights."""
-    state: checkpoint.State | None
+    checkpoint: tuple[Path, checkpoint.State] | None
+    """To load; None where the other run's stage was trained to its end, and `origin` has its weights."""
     origin: Path | None
     """Folder of the weights that the other run's stage began with, which hold the frozen modules; None: random ones."""
     seed: int
@@ -46,7 +45,7 @@ def find(run: Path, manifest: Manifest, settled: record.Record, *, world: int) -
     if point.step == stage["steps"]:
         if not (run / point.stage / weights.FILE).exists():
             raise CheckpointError(f"the stage {point.stage!r} of this run has no weights", where=where)
-        return Start(None, None, run / point.stage, other.parts["seed"])
+        return Start(None, run / point.stage, other.parts["seed"])
     path = run / checkpoint.FOLDER / f"{point.stage}-{point.step:08d}"
     if not path.exists():
         raise CheckpointError(
@@ -64,4 +63,4 @@ def find(run: Path, manifest: Manifest, settled: record.Record, *, world: int) -
         )
     state = checkpoint.read(path)
     checkpoint.fits(path, state, root=point.root, world=world, zero=settled.zero, precision=settled.precision)
-    return Start(path, state, before, other.parts["seed"])
+    return Start((path, state), before, other.parts["seed"])

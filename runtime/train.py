@@ -162,9 +162,9 @@ class Run:
             skipped_in_a_row=0,
             files={},
         )
-        if start is None and begin is not None and begin.path is not None and begin.state is not None:
-            checkpoint.load(engine, begin.path, begin.state, self.place)
-            loaded += f", then {begin.path}"
+        if start is None and begin is not None and begin.checkpoint is not None:
+            checkpoint.load(engine, *begin.checkpoint, self.place)
+            loaded += f", then {begin.checkpoint[0]}"
         if start is not None:
             path, state = start
             checkpoint.load(engine, path, state, self.place)

@@ -30,6 +30,7 @@ import numpy.typing as npt
 from mixc.clean.minhash import NOTHING
 from mixc.jit import jit
 from mixc.sorting import total_order
+from mixc.spec.quantity import as_written
 
 Int = npt.NDArray[np.int64]
 U32 = npt.NDArray[np.uint32]
@@ -43,7 +44,7 @@ MOST = 64
 
 def bands(permutations: int, threshold: float) -> tuple[int, int]:
     """(number of bands, places a band): the longest bands that find RECALL of the pairs at the threshold."""
-    similarity = Fraction(repr(float(threshold)))
+    similarity = as_written(float(threshold))
     for rows in range(permutations, 1, -1):
         number = permutations // rows
         if 1 - (1 - similarity**rows) ** number >= RECALL:
@@ -53,7 +54,7 @@ def bands(permutations: int, threshold: float) -> tuple[int, int]:
 
 def agreeing_places(permutations: int, threshold: float) -> int:
     """Places that must be equal in near-duplicates: the threshold as written, not as the nearest binary fraction."""
-    return ceil(Fraction(repr(float(threshold))) * permutations)
+    return ceil(as_written(float(threshold)) * permutations)
 
 
 def near_duplicates(signatures: U32, ranks: npt.NDArray[np.integer], *, threshold: float) -> Int:

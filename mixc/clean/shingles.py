@@ -121,7 +121,7 @@ def shingles(texts: Sequence[str], *, ngram: int) -> tuple[U64, Int]:
 
 @functools.cache
 def _runs_kernel() -> Callable[..., int]:
-    return jit(_find_runs)
+    return jit(_find_runs, _character)
 
 
 def _find_runs(data: Any, ends: Any, inert: Any, runs: Any) -> int:
@@ -133,14 +133,7 @@ def _find_runs(data: Any, ends: Any, inert: Any, runs: Any) -> int:
         at = before = start
         inside = False
         while at < ends[i]:
-            lead = data[at]
-            size = 1
-            code = np.int64(lead)
-            if lead >= 0x80:
-                size = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
-                code = np.int64(lead) & (0xFF >> (size + 1))
-                for j in range(1, size):
-                    code = code << 6 | (np.int64(data[at + j]) & 0x3F)
+            code, size = _character(data, at)
             if inert[code]:
                 inside = False
             elif inside:
@@ -160,7 +153,19 @@ def _find_runs(data: Any, ends: Any, inert: Any, runs: Any) -> int:
 
 @functools.cache
 def _kernel() -> Callable[..., int]:
-    return jit(_shingles, _mix)
+    return jit(_shingles, _character, _mix)
+
+
+def _character(data: Any, at: Any) -> tuple[Any, Any]:
+    """The code point that begins at `at`, and its bytes."""
+    lead = np.int64(data[at])
+    if lead < 0x80:
+        return lead, 1
+    size = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+    code = lead & (0xFF >> (size + 1))
+    for j in range(1, size):
+        code = code << 6 | (np.int64(data[at + j]) & 0x3F)
+    return code, size
 
 
 def _mix(z: Any) -> Any:
@@ -181,48 +186,31 @@ def _shingles(data: Any, ends: Any, table: Any, ngram: Any, found: Any, bounds: 
         total = np.uint64(0)
         words = 0
         word = np.uint64(0xCBF29CE484222325)
-        inside = False
+        last = BETWEEN  # of the word that is open, what it is of
         at, end = start, ends[i]
         while at <= end:
-            kind = BETWEEN
-            size = 1
+            kind, size = BETWEEN, 1
             if at < end:
-                lead = data[at]
-                if lead < 0x80:
-                    kind = table[lead]
-                else:
-                    size = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
-                    code = np.int64(lead) & (0xFF >> (size + 1))
-                    for j in range(1, size):
-                        code = code << 6 | (np.int64(data[at + j]) & 0x3F)
-                    kind = table[code]
-            if inside and kind != LETTER:  # a word ends here
+                code, size = _character(data, at)
+                kind = table[code]
+            if last == ALONE or (last == LETTER and kind != LETTER):  # a word ends here
                 slot = words % ngram
                 total = total * base + word - ring[slot] * drop
                 ring[slot] = word
                 words += 1
-                inside = False
+                last = BETWEEN
                 if words >= ngram:
                     found[count] = _mix(total)
                     count += 1
             if kind != BETWEEN:
-                if not inside:
+                if last == BETWEEN:
                     word = np.uint64(0xCBF29CE484222325)
                 for j in range(size):
                     byte = np.uint64(data[at + j])
                     if 0x41 <= byte <= 0x5A:  # an ASCII capital
                         byte += np.uint64(0x20)
                     word = (word ^ byte) * np.uint64(0x100000001B3)
-                inside = True
-                if kind == ALONE:
-                    slot = words % ngram
-                    total = total * base + word - ring[slot] * drop
-                    ring[slot] = word
-                    words += 1
-                    inside = False
-                    if words >= ngram:
-                        found[count] = _mix(total)
-                        count += 1
+                last = kind
             at += size
         if 0 < words < ngram:
             found[count] = _mix(total)

@@ -18,6 +18,8 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from mixc.errors import BuildError
+
 _PARTIAL = "partial"
 _serial = itertools.count()
 
@@ -31,6 +33,20 @@ def partial(cache: Path, label: str) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing(cache: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a BuildError that names the cache."""
+    try:
+        yield
+    except OSError as error:
+        raise BuildError(
+            "the cache folder cannot be written to",
+            where=str(cache),
+            why=error.strerror or str(error),
+            mend="set MIXC_CACHE to a folder that can",
+        ) from error
 
 
 def publish(folder: Path, final: Path, whole: Callable[[Path], bool]) -> None:

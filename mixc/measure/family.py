@@ -8,7 +8,8 @@ What none of them says is marked "our default".
 from __future__ import annotations
 
 import difflib
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -74,17 +75,25 @@ class Vocabulary(Protocol):
     def special(self, name: str) -> int: ...
 
 
+T = TypeVar("T")
+
+
+def known(name: str, table: Mapping[str, T], *, noun: str, where: str) -> T:
+    """What `table` has under a name that the user gave. Raises SpecError with a suggestion when it has none."""
+    try:
+        return table[name]
+    except KeyError:
+        near = difflib.get_close_matches(name, table, n=1)
+        raise SpecError(
+            f"no {noun} is called {name!r}",
+            where=where,
+            mend=(f"did you mean {near[0]!r}? " if near else "") + "Known: " + ", ".join(table),
+        ) from None
+
+
 def family(model: str) -> Family:
     """The family entry of a model's name. Raises SpecError with a suggestion when there is none."""
-    try:
-        return FAMILIES[model]
-    except KeyError:
-        near = difflib.get_close_matches(model, FAMILIES, n=1)
-        raise SpecError(
-            f"no model is called {model!r}",
-            where="model",
-            mend=(f"did you mean {near[0]!r}? " if near else "") + "Known: " + ", ".join(FAMILIES),
-        ) from None
+    return known(model, FAMILIES, noun="model", where="model")
 
 
 def geometry(spec: Spec, tokenizer: Vocabulary) -> Geometry:

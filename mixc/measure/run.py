@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mixc.errors import BuildError
 from mixc.executor import run_tasks
-from mixc.measure.cache import partial, sweep
+from mixc.measure.cache import partial, sweep, writing
 from mixc.measure.facts import ObjectInfo
 from mixc.measure.object import object_digest, object_path, read_info, reject_counts
 from mixc.measure.step import Job, MeasureStep, write_jobs
@@ -56,16 +56,9 @@ def measure(
     """
     for name in template.special_tokens:
         tokenizer.special(name)
-    try:
+    with writing(cache):
         cache.mkdir(parents=True, exist_ok=True)
         sweep(cache)
-    except OSError as error:
-        raise BuildError(
-            "the cache folder cannot be written to",
-            where=str(cache),
-            why=error.strerror or str(error),
-            mend="set MIXC_CACHE to a folder that can",
-        ) from error
     jobs = [
         Job(
             fragment,

@@ -10,8 +10,8 @@ import msgspec
 from datatrove.pipeline.base import PipelineStep
 
 import mixc.executor  # noqa: F401  quiets Datatrove in worker processes
-from mixc.errors import BuildError, MixcError, SourceError
 from mixc.measure.facts import ObjectInfo
+from mixc.measure.faults import changed, named
 from mixc.measure.object import object_path, read_info, write_object
 from mixc.measure.samples import measure_rows
 from mixc.measure.template import Template
@@ -61,40 +61,19 @@ class MeasureStep(PipelineStep):  # type: ignore[misc]
     def _measure(self, job: Job) -> ObjectInfo:
         if info := read_info(object_path(self.cache, job.digest)):  # another compile was quicker
             return info
-        try:
-            with write_object(self.cache, job.digest) as writer:
-                fast = measure_rows(
-                    read(job.fragment, job.source),
-                    writer,
-                    source=job.fragment.source,
-                    geometry=self.geometry,
-                    tokenizer=self.tokenizer,
-                    template=self.template,
-                )
-                info = writer.finish(job.fragment, job.digest, fast_tokenizer=fast)
-                if not unchanged(job.fragment, job.source, self.cache):  # raising, nothing is kept under its digest
-                    raise SourceError(
-                        "the file, or an image that it names, changed while it was read",
-                        where=job.fragment.path,
-                        mend="compile again when nothing writes to it",
-                    )
-                return info
-        except MixcError:
-            raise
-        except OSError as error:
-            raise BuildError(
-                "a file cannot be measured",
-                where=job.fragment.path,
-                why=f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""),
-                mend="see that the file can be read, and that the cache folder has room and can be written to",
-            ) from error
-        except Exception as error:
-            raise BuildError(
-                "a file could not be measured",
-                where=job.fragment.path,
-                why=f"{type(error).__name__}: {error}",
-                mend="this is a fault of mixc's, not of the spec; please report it with the file, or omit the file",
-            ) from error
+        with named(job.fragment, "a file", "measured"), write_object(self.cache, job.digest) as writer:
+            fast = measure_rows(
+                read(job.fragment, job.source),
+                writer,
+                source=job.fragment.source,
+                geometry=self.geometry,
+                tokenizer=self.tokenizer,
+                template=self.template,
+            )
+            info = writer.finish(job.fragment, job.digest, fast_tokenizer=fast)
+            if not unchanged(job.fragment, job.source, self.cache):  # raising, nothing is kept under its digest
+                raise changed(job.fragment)
+            return info
 
 
 def write_jobs(path: Path, jobs: list[Job]) -> None:

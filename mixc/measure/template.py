@@ -16,7 +16,6 @@ supervised. Everything here is pure.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,8 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from mixc.errors import SpecError
-from mixc.measure.family import IMAGE_CONTEXT, IMAGE_END, IMAGE_START
+from mixc.measure.family import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, known
 from mixc.sources.sample import IMAGE_PLACEHOLDER, Sample, Turn
 
 TURN_START, TURN_END, TEXT_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
@@ -163,12 +161,4 @@ TEMPLATES = {
 
 def template_named(name: str) -> Template:
     """Raises SpecError, with a suggestion, when there is none of that name."""
-    try:
-        return TEMPLATES[name]
-    except KeyError:
-        near = difflib.get_close_matches(name, TEMPLATES, n=1)
-        raise SpecError(
-            f"no chat template is called {name!r}",
-            where="template",
-            mend=(f"did you mean {near[0]!r}? " if near else "") + "Known: " + ", ".join(TEMPLATES),
-        ) from None
+    return known(name, TEMPLATES, noun="chat template", where="template")

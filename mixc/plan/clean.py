@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 
 from mixc.plan.keys import key64, make_key
-from mixc.plan.load import SourceTable, read_signal
+from mixc.plan.load import SourceTable, signal_columns
 from mixc.plan.samples import ALIVE, Samples
-from mixc.sorting import equal_runs, total_order
+from mixc.sorting import equal_runs, ranges, total_order
 from mixc.spec.schema import Dedup
 
 Array = npt.NDArray[Any]
@@ -71,7 +72,7 @@ def equal_contents(samples: Samples) -> tuple[Int, Int]:
     starts, ends = equal_runs(samples.chi[order], samples.clo[order])
     lengths = ends - starts
     run = np.repeat(np.arange(len(starts)), lengths)
-    members = order[np.repeat(starts, lengths) + np.arange(len(run)) - np.repeat(np.cumsum(lengths) - lengths, lengths)]
+    members = order[ranges(starts, lengths)]
     alive = samples.rule[members] == ALIVE
     members, run = members[alive], run[alive]
     several = np.bincount(run)[run] > 1 if len(run) else alive[:0]
@@ -83,9 +84,7 @@ def drop_exact(samples: Samples, preferred: Array, winners: Winners) -> None:
     rank."""
     members, run = equal_contents(samples)
     order = np.lexsort([samples.rank[members], preferred[samples.source_of(members)], run])
-    members, run = members[order], run[order]
-    first = np.flatnonzero(np.diff(run, prepend=-1))
-    winner = np.repeat(members[first], np.diff(np.append(first, len(members))))
+    members, winner = members[order], members[order][_first_of_run(run[order])]
     lost = members != winner
     samples.rule[members[lost]] = DEDUP_EXACT
     winners.add(members[lost], winner[lost])
@@ -96,14 +95,27 @@ def copies(samples: Samples) -> dict[tuple[int, int], int]:
     the source itself) that has the same content."""
     members, run = equal_contents(samples)
     source = samples.source_of(members).astype(np.int64)
-    order = np.lexsort([members, source, run])
-    source, run = source[order], run[order]
-    first = np.flatnonzero(np.diff(run, prepend=-1))
-    kept = np.repeat(source[first], np.diff(np.append(first, len(run))))
-    later = np.ones(len(run), bool)
-    later[first] = False
-    pairs, counts = np.unique(np.stack([source[later], kept[later]]), axis=1, return_counts=True)
+    order = np.lexsort([source, run])
+    source, first = source[order], _first_of_run(run[order])
+    later = first != np.arange(len(first))
+    pairs, counts = np.unique(np.stack([source, source[first]])[:, later], axis=1, return_counts=True)
     return {(int(a), int(b)): int(n) for (a, b), n in zip(pairs.T, counts, strict=True)}
+
+
+def _first_of_run(run: Int) -> Int:
+    """Of rows with rising run numbers int64 [M], where the run of each begins, int64 [M]."""
+    return np.searchsorted(run, run)
+
+
+def drop_contaminated(samples: Samples, sources: Sequence[SourceTable]) -> dict[int, str]:
+    """Living samples for which the signal `contaminated` names an item of a benchmark; the items, by sample."""
+    found: dict[int, str] = {}
+    for first, column in signal_columns(sources, "contaminated"):
+        hits = np.flatnonzero(pc.is_valid(column).to_numpy(zero_copy_only=False))
+        hits = hits[samples.rule[first + hits] == ALIVE]
+        samples.rule[first + hits] = CONTAMINATED
+        found.update(zip((first + hits).tolist(), column.take(hits).to_pylist(), strict=True))
+    return found
 
 
 def drop_near(
@@ -156,16 +168,12 @@ def _signatures(
     else:
         signatures = np.memmap(scratch / "minhash", np.uint32, "w+", shape=shape)
     filled = 0
-    for source in sources:
-        for fragment in source.fragments:
-            if not fragment.fragment.samples:
-                continue
-            column = read_signal(fragment, "minhash").combine_chunks()
-            data = np.frombuffer(column.buffers()[1], np.uint32)[permutations * column.offset :]
-            rows = data[: permutations * len(column)].reshape(-1, permutations)
-            kept = np.flatnonzero(samples.rule[fragment.first_row : fragment.first_row + len(column)] == ALIVE)
-            signatures[filled : filled + len(kept)] = rows[kept]
-            filled += len(kept)
+    for first, column in signal_columns(sources, "minhash"):
+        data = np.frombuffer(column.buffers()[1], np.uint32)[permutations * column.offset :]
+        rows = data[: permutations * len(column)].reshape(-1, permutations)
+        kept = np.flatnonzero(samples.rule[first : first + len(column)] == ALIVE)
+        signatures[filled : filled + len(kept)] = rows[kept]
+        filled += len(kept)
     return signatures
 
 
@@ -175,16 +183,11 @@ def _hashes(samples: Samples, sources: Sequence[SourceTable], alive: Int) -> tup
     hashes, owners = [], []
     place = np.full(len(samples), -1, np.int64)
     place[alive] = np.arange(len(alive))
-    for source in sources:
-        for fragment in source.fragments:
-            if not fragment.fragment.samples:
-                continue
-            column = read_signal(fragment, "phash").combine_chunks()
-            lengths = np.diff(column.offsets.to_numpy())
-            owner = np.repeat(place[fragment.first_row : fragment.first_row + len(column)], lengths)
-            kept = owner >= 0
-            hashes.append(column.flatten().to_numpy()[kept])
-            owners.append(owner[kept])
+    for first, column in signal_columns(sources, "phash"):
+        owner = np.repeat(place[first : first + len(column)], np.diff(column.offsets.to_numpy()))
+        kept = owner >= 0
+        hashes.append(column.flatten().to_numpy()[kept])
+        owners.append(owner[kept])
     return np.concatenate([np.zeros(0, np.uint64), *hashes]), np.concatenate([np.zeros(0, np.int64), *owners])
 
 

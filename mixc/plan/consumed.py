@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from blake3 import blake3
 
 from mixc.errors import BuildError, SpecError
-from mixc.plan.keys import join_ids, split_ids
+from mixc.plan.keys import join_ids
+from mixc.plan.load import id_halves
 from mixc.plan.samples import Samples
 from mixc.sorting import equal_runs, total_order
 from mixc.spec.schema import ContinueFrom
@@ -126,7 +127,5 @@ def _trained(placements: Path, stage: int, step: int) -> Iterator[pa.RecordBatch
 
 
 def _visits(batch: pa.RecordBatch) -> tuple[Array, Array, Array, Array]:
-    storage = batch["id"].storage
-    data = memoryview(storage.buffers()[1])[16 * storage.offset : 16 * (storage.offset + len(storage))]
-    hi, lo = split_ids(data)
+    hi, lo = id_halves(batch["id"])
     return hi, lo, batch["stage"].to_numpy().astype(np.uint64), batch["epoch"].to_numpy().astype(np.uint64)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from math import floor
 from typing import Any
 
@@ -19,6 +18,7 @@ from mixc.plan.load import SourceTable
 from mixc.plan.samples import ALIVE, Samples
 from mixc.plan.select import UNITS, Offer, StageRules
 from mixc.sorting import total_order
+from mixc.spec.quantity import as_written
 from mixc.spec.schema import MixEntry, Quantile
 
 Array = npt.NDArray[Any]
@@ -156,7 +156,7 @@ def _quantile(
     own = samples.of_source(source.index)
     hi, lo = samples.hi[own][numbers], samples.lo[own][numbers]
     order = total_order([values[~null], key64(make_key(seed, "quantile", "", 0), hi, lo), hi, lo])
-    first, last = (floor(Fraction(repr(part)) * len(order)) for part in (quantile.at_least, quantile.below))
+    first, last = (floor(as_written(part) * len(order)) for part in (quantile.at_least, quantile.below))
     inside = np.zeros(source.rows, bool)
     inside[numbers[order[first:last]]] = True
     return inside

@@ -17,6 +17,7 @@ from mixc.plan.order import SEGMENT, Segments, shuffle_packs
 from mixc.plan.pack import pack
 from mixc.plan.select import StageRules
 from mixc.plan.write import uuids
+from mixc.sorting import ranges
 from mixc.spec.schema import Order, Stage
 
 Int = npt.NDArray[np.int64]
@@ -84,8 +85,7 @@ class Layout:
         steps = steps[np.argsort(self.keys[steps[:, 0]], kind="stable")]
         order = np.concatenate([steps.reshape(-1), by_cost[whole:]])
         starts, counts = (ends - self.counts)[order], self.counts[order]
-        within = np.arange(len(self.segments)) - np.repeat(np.cumsum(counts) - counts, counts)
-        self.segments = self.segments.take(np.repeat(starts, counts) + within)
+        self.segments = self.segments.take(ranges(starts, counts))
         self.counts, self.keys = counts, self.keys[order]
 
     def finish(self) -> None:
@@ -124,8 +124,8 @@ class Layout:
         order = step_order(costs, keys, batch=batch)
         counts, starts = counts[order], starts[order]
         ends = np.cumsum(counts)
-        place = np.arange(len(segments)) - np.repeat(ends - counts, counts)
-        segments = segments.take(np.repeat(starts, counts) + place)  # far faster than [] for records
+        place = ranges(np.zeros_like(counts), counts)
+        segments = segments.take(ranges(starts, counts))  # far faster than [] for records
         column = {name: np.ascontiguousarray(segments[name]) for name in SEGMENT.names or ()}
         del segments
         weights = loss_weights(self.stage.train.loss, column["supervised"])

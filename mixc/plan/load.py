@@ -6,7 +6,7 @@ names that differ in case stay apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,8 +149,8 @@ def _fill(samples: Samples, columns: npt.NDArray[np.uint64], first: int, fragmen
     try:
         for batch in _open(fragment).iter_batches(BATCH_ROWS, columns=list(_FACTS)):
             end = start + batch.num_rows
-            samples.hi[start:end], samples.lo[start:end] = _halves(batch["id"])
-            samples.chi[start:end], samples.clo[start:end] = _halves(batch["content"])
+            samples.hi[start:end], samples.lo[start:end] = id_halves(batch["id"])
+            samples.chi[start:end], samples.clo[start:end] = id_halves(batch["content"])
             columns[start - first : end - first] = batch["columns"].to_numpy()
             for name, column in (("supervised", "supervised_tokens"), ("start", "offset")):
                 getattr(samples, name)[start:end] = batch[column].to_numpy()
@@ -248,12 +248,15 @@ def _open_signal(fragment: NumberedFragment, name: str) -> pq.ParquetFile:
     return file
 
 
-def read_signal(fragment: NumberedFragment, name: str) -> pa.ChunkedArray:
-    """All values of a computed signal, a sample each. Raises BuildError."""
-    try:
-        return _open_signal(fragment, name).read(columns=["value"])["value"]
-    except (OSError, pa.ArrowException) as error:
-        raise _broken(fragment, str(error), fragment.fragment.signals[name]) from None
+def signal_columns(sources: Iterable[SourceTable], name: str) -> Iterator[tuple[int, pa.Array]]:
+    """The values of a computed signal, a sample each, of every fragment that has samples, with the number of its first
+    sample. Raises BuildError."""
+    for fragment in (fragment for source in sources for fragment in source.fragments if fragment.fragment.samples):
+        try:
+            column = _open_signal(fragment, name).read(columns=["value"])["value"]
+        except (OSError, pa.ArrowException) as error:
+            raise _broken(fragment, str(error), fragment.fragment.signals[name]) from None
+        yield fragment.first_row, column.combine_chunks()
 
 
 def _broken(fragment: NumberedFragment, why: str, path: Path | None = None) -> BuildError:
@@ -265,8 +268,8 @@ def _broken(fragment: NumberedFragment, why: str, path: Path | None = None) -> B
     )
 
 
-def _halves(ids: pa.ExtensionArray) -> tuple[Any, Any]:
-    """Halves of a uuid column without NULLs."""
+def id_halves(ids: pa.ExtensionArray) -> tuple[Any, Any]:
+    """Halves (hi, lo), uint64 [N] each, of a uuid column without NULLs."""
     storage = ids.storage
     data = memoryview(storage.buffers()[1])[16 * storage.offset : 16 * (storage.offset + len(storage))]
     return split_ids(data)

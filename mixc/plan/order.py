@@ -15,7 +15,7 @@ from mixc.plan.keys import key64, make_key
 from mixc.plan.samples import Samples
 from mixc.plan.schedule import Ramp
 from mixc.plan.select import Chosen, Offer
-from mixc.sorting import scaled_quotient, total_order
+from mixc.sorting import ranges, scaled_quotient, total_order
 
 SEGMENT = np.dtype(
     [
@@ -178,8 +178,7 @@ def cut(samples: Segments, pieces: npt.NDArray[np.int64], *, sequence_length: in
         segments["piece_end"] = segments["tokens"]
         return segments
     segments = np.repeat(samples, pieces)
-    first = np.repeat(np.cumsum(pieces) - pieces, pieces)
-    piece = np.arange(len(segments)) - first
+    piece = ranges(np.zeros_like(pieces), pieces)
     several = np.repeat(pieces > 1, pieces)
     whole = segments["tokens"].astype(np.int64)
     start = np.where(several, piece * sequence_length, 0)

@@ -15,16 +15,15 @@ from typing import Any
 import duckdb
 import msgspec
 import numpy as np
-import pyarrow.compute as pc
 
 from mixc.plan import tables
 from mixc.plan.checks import Survivors, Warn, check_copies, check_mix, check_offers, check_sources
 from mixc.plan.clean import (
-    CONTAMINATED,
     RULES,
     WHERE,
     Winners,
     copies,
+    drop_contaminated,
     drop_exact,
     drop_near,
     hold_out,
@@ -45,7 +44,6 @@ from mixc.plan.load import (
     common_type,
     load_samples,
     number_fragments,
-    read_signal,
     signal_type,
     source_columns,
 )
@@ -249,7 +247,7 @@ def _clean(
         if use is not None and source.rows:
             own = samples.of_source(source.index)
             samples.rule[own][~condition(connection, source, use, None, locate)] = WHERE
-    contaminated = _drop_contaminated(samples, sources) if spec.decontaminate is not None else {}
+    contaminated = drop_contaminated(samples, list(sources.values())) if spec.decontaminate is not None else {}
     winners = Winners()
     preferred = preference(spec.dedup, list(sources))
     if spec.dedup.exact:
@@ -269,22 +267,6 @@ def _clean(
             dropped={RULES[rule]: int(counts[rule]) for rule in RULES if rule != WHERE and counts[rule]},
         )
     return winners, contaminated, held_out, left
-
-
-def _drop_contaminated(samples: Samples, sources: Mapping[str, SourceTable]) -> dict[int, str]:
-    """Mark living samples for which the signal `contaminated` names an item of a benchmark; the items by sample."""
-    found: dict[int, str] = {}
-    for source in sources.values():
-        for fragment in source.fragments:
-            if not fragment.fragment.samples:
-                continue
-            column = read_signal(fragment, "contaminated").combine_chunks()
-            hits = np.flatnonzero(pc.is_valid(column).to_numpy(zero_copy_only=False))
-            numbers = hits + fragment.first_row
-            alive = samples.rule[numbers] == ALIVE
-            samples.rule[numbers[alive]] = CONTAMINATED
-            found.update(zip(numbers[alive].tolist(), column.take(hits[alive]).to_pylist(), strict=True))
-    return found
 
 
 def _rules(spec: Spec, number: int, mix: Mapping[str, MixEntry], geometry: Geometry) -> StageRules:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixc.plan.keys import duplicate_id, join_ids, split_ids
-from mixc.sorting import equal_runs, total_order
+from mixc.sorting import equal_runs, ranges, total_order
 
 Array = npt.NDArray[Any]
 
@@ -93,9 +93,8 @@ def rename_duplicates(samples: Samples, source: int, columns: Array) -> None:
     if not len(starts):
         return
     lengths = ends - starts
-    run = np.repeat(np.arange(len(starts)), lengths)
-    within = np.arange(len(run)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    members = order[np.repeat(starts, lengths) + within]
+    run, within = np.repeat(np.arange(len(starts)), lengths), ranges(np.zeros_like(starts), lengths)
+    members = order[ranges(starts, lengths)]
     members = members[np.lexsort([members, columns[members], run])]
     samples.rank[own][members] = within
     renamed, ranks = members[within > 0], within[within > 0]

@@ -28,6 +28,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from mixc.sorting import scaled_quotient
+
 U64 = npt.NDArray[np.uint64]
 Kind = Literal["linear", "cosine"]
 
@@ -85,24 +87,9 @@ class Ramp:
         last = knot == KNOTS
         knot = np.minimum(knot, KNOTS - 1)
         low = self.knots[knot]
-        quotient = _scaled(part - low, self.knots[knot + 1] - low, BITS - KNOT_BITS)
+        quotient = scaled_quotient(part - low, self.knots[knot + 1] - low, BITS - KNOT_BITS)
         found = (knot.astype(np.uint64) << np.uint64(BITS - KNOT_BITS)) + quotient
         return np.where(last, np.uint64(1 << BITS), found)
-
-
-def _scaled(numerator: U64, denominator: U64, bits: int) -> U64:
-    """floor(numerator * 2^bits / denominator), uint64 [N], exactly. `numerator` below `denominator` < 2^53, or any where
-    the quotient is not used.
-
-    Long division, 11 bits at a time: a remainder below 2^53 shifted by 11 fits 64 bits.
-    """
-    quotient, rest = np.divmod(numerator, denominator)
-    while bits:
-        shift = np.uint64(min(11, bits))
-        part, rest = np.divmod(rest << shift, denominator)
-        quotient = (quotient << shift) | part
-        bits -= int(shift)
-    return quotient
 
 
 @functools.cache

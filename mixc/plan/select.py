@@ -117,26 +117,15 @@ def choose(
     parts: list[tuple[Int, int]] = []
     taken = 0
     while rest > 0 and size > 0:
-        if prior is None:
-            inside, available = None, size
-        else:
-            inside = prior <= number
-            available = int(units[inside].sum())
+        inside = slice(None) if prior is None else prior <= number
+        own, own_units = which[inside], units[inside]
+        available = int(own_units.sum())
         if 0 < available <= rest:
-            parts.append((which if inside is None else which[inside], number))
+            parts.append((own, number))
             rest -= available
             taken += available
         elif available:
-            own = which if inside is None else which[inside]
-            prefix, upto = _prefix(
-                samples,
-                offer.eligible[own],
-                units if inside is None else units[inside],
-                rest,
-                seed=seed,
-                stage=stage,
-                round=number,
-            )
+            prefix, upto = _prefix(samples, offer.eligible[own], own_units, rest, seed=seed, stage=stage, round=number)
             if len(prefix):
                 parts.append((own[prefix], number))
                 taken += upto

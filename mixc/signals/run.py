@@ -10,7 +10,7 @@ import msgspec
 from mixc.clean.benchmark_files import load_benchmark
 from mixc.errors import BuildError, SpecError
 from mixc.executor import run_tasks
-from mixc.measure.cache import partial, sweep
+from mixc.measure.cache import partial, sweep, writing
 from mixc.measure.run import ObjectRef
 from mixc.signals.names import SIGNALS
 from mixc.signals.own import load_function
@@ -74,7 +74,7 @@ def compute_signals(
     for place in sorted({signal.function for _, job in jobs for signal in job.wanted.values() if signal.function}):
         load_function(place, base)  # before anything is read
     largest_first = [job for _, job in sorted(jobs, key=lambda entry: (entry[0], entry[1].object))]
-    try:
+    with writing(cache):
         sweep(cache)
         with partial(cache, "signals") as folder:
             write_jobs(folder / "jobs", largest_first)
@@ -87,13 +87,6 @@ def compute_signals(
                 benchmark=None if benchmark is None else folder / "benchmark",
             )
             run_tasks(step, tasks=len(largest_first), workers=workers, scratch=folder, progress=progress)
-    except OSError as error:
-        raise BuildError(
-            "the cache folder cannot be written to",
-            where=str(cache),
-            why=error.strerror or str(error),
-            mend="set MIXC_CACHE to a folder that can",
-        ) from error
     return paths
 
 

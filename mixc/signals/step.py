@@ -18,8 +18,9 @@ from datatrove.pipeline.base import PipelineStep
 
 import mixc.executor  # noqa: F401  quiets Datatrove in worker processes
 from mixc.clean.contamination import Benchmark
-from mixc.errors import BuildError, MixcError, SourceError
+from mixc.errors import BuildError
 from mixc.measure.cache import partial, publish
+from mixc.measure.faults import changed, named
 from mixc.measure.object import FACTS as FACTS_FILE
 from mixc.signals.batch import Batch, batch_of, batches
 from mixc.signals.own import call, load_function
@@ -71,39 +72,22 @@ class SignalStep(PipelineStep):  # type: ignore[misc]
             yield from job.wanted
 
     def _compute(self, job: Job) -> None:
-        try:
+        with named(job.fragment, "the signals of a file", "computed"), ExitStack() as stack:
             facts = pq.read_table(Path(job.facts) / FACTS_FILE, columns=["row", "width", "height"])
-            with ExitStack() as stack:
-                open_columns = [_Open(self, stack, digest, wanted) for digest, wanted in job.wanted.items()]
-                of_facts = [one for one in open_columns if one.wanted.function is None and one.wanted.name in FACTS]
-                of_source = [one for one in open_columns if one not in of_facts]
-                for one in of_facts:
-                    one.column.add(FACTS[one.wanted.name](facts))
-                if of_source:
-                    for samples in batches(_accepted(job, facts["row"].to_numpy())):
-                        batch = batch_of(samples)
-                        for one in of_source:
-                            one.add(batch, job.fragment.path)
-                    if not unchanged(job.fragment, job.source, self.cache):  # raising, nothing is kept
-                        raise _changed(job.fragment)
-                for one in open_columns:
-                    one.publish(job, samples=len(facts))
-        except MixcError:
-            raise
-        except OSError as error:
-            raise BuildError(
-                "the signals of a file cannot be computed",
-                where=job.fragment.path,
-                why=f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""),
-                mend="see that the file can be read, and that the cache folder has room and can be written to",
-            ) from error
-        except Exception as error:
-            raise BuildError(
-                "the signals of a file could not be computed",
-                where=job.fragment.path,
-                why=f"{type(error).__name__}: {error}",
-                mend="this is a fault of mixc's, not of the spec; please report it with the file, or omit the file",
-            ) from error
+            open_columns = [_Open(self, stack, digest, wanted) for digest, wanted in job.wanted.items()]
+            of_facts = [one for one in open_columns if one.wanted.function is None and one.wanted.name in FACTS]
+            of_source = [one for one in open_columns if one not in of_facts]
+            for one in of_facts:
+                one.column.add(FACTS[one.wanted.name](facts))
+            if of_source:
+                for samples in batches(_accepted(job, facts["row"].to_numpy())):
+                    batch = batch_of(samples)
+                    for one in of_source:
+                        one.add(batch, job.fragment.path)
+                if not unchanged(job.fragment, job.source, self.cache):  # raising, nothing is kept
+                    raise changed(job.fragment)
+            for one in open_columns:
+                one.publish(job, samples=len(facts))
 
 
 class _Open:
@@ -167,19 +151,11 @@ def _accepted(job: Job, rows: npt.NDArray[np.uint64]) -> Iterator[Sample]:
         if row.row != next_row:
             continue
         if isinstance(row, Reject):
-            raise _changed(job.fragment)
+            raise changed(job.fragment)
         yield row
         next_row = next(wanted, None)
     if next_row is not None:
-        raise _changed(job.fragment)
-
-
-def _changed(fragment: Fragment) -> SourceError:
-    return SourceError(
-        "the file, or an image that it names, changed while it was read",
-        where=fragment.path,
-        mend="compile again when nothing writes to it",
-    )
+        raise changed(job.fragment)
 
 
 def write_jobs(path: Path, jobs: list[Job]) -> None:

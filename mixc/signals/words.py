@@ -77,7 +77,15 @@ def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
 
 @functools.cache
 def _kernels() -> tuple[Callable[..., None], Callable[..., None]]:
-    return jit(_duplicates, _slot), jit(_tops, _slot)
+    return jit(_duplicates, _slot, _table), jit(_tops, _slot, _table)
+
+
+def _table(count: Any) -> Any:
+    """An empty table for up to `count` n-grams, at most half full."""
+    size = 8
+    while size < 2 * count:
+        size *= 2
+    return np.full(size, -1, np.int64)
 
 
 def _slot(ids: Any, n: Any, at: Any, table: Any) -> Any:
@@ -104,10 +112,7 @@ def _slot(ids: Any, n: Any, at: Any, table: Any) -> Any:
 def _duplicates(ids: Any, lengths: Any, ends: Any, n: Any, found: Any) -> None:
     start = 0
     for i in range(len(ends)):
-        size = 8
-        while size < 2 * (ends[i] - start):
-            size *= 2
-        table = np.full(size, -1, np.int64)
+        table = _table(ends[i] - start)
         at = start
         while at + n <= ends[i]:
             slot = _slot(ids, n, at, table)
@@ -124,11 +129,8 @@ def _duplicates(ids: Any, lengths: Any, ends: Any, n: Any, found: Any) -> None:
 def _tops(ids: Any, lengths: Any, ends: Any, n: Any, found: Any) -> None:
     start = 0
     for i in range(len(ends)):
-        size = 8
-        while size < 2 * (ends[i] - start):
-            size *= 2
-        table = np.full(size, -1, np.int64)
-        counts = np.zeros(size, np.int64)
+        table = _table(ends[i] - start)
+        counts = np.zeros(len(table), np.int64)
         most, first = 1, -1
         for at in range(start, ends[i] - n + 1):
             slot = _slot(ids, n, at, table)

@@ -12,7 +12,7 @@ from mixc.sources.files import open_binary, printable
 from mixc.sources.formats import table
 from mixc.sources.images import references
 from mixc.sources.raw import RawRow, reject
-from mixc.sources.rename import rename, root
+from mixc.sources.rename import rename
 from mixc.sources.sample import Reject
 from mixc.spec.schema import Source
 
@@ -44,9 +44,8 @@ def all_names(path: str) -> set[str]:
 def image_references(path: str, name: str, columns: Mapping[str, str] | None) -> tuple[set[str], bool]:
     """The image paths that the rows name in the column `name`, and whether there is one, as `parquet` has it."""
     with _opened(path) as stream:
-        path_in_row = (columns or {}).get(name, name)
-        column = root(path_in_row, stream.schema.names) if name in (columns or {}) else name
-        if column is None or column not in stream.schema.names:
+        column = table.image_column(stream.schema, name, columns)
+        if column is None:
             return set(), False
         kind = stream.schema.field(column).type
         if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):

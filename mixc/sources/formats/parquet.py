@@ -13,7 +13,7 @@ from mixc.sources.files import open_binary, printable
 from mixc.sources.formats import table
 from mixc.sources.images import references
 from mixc.sources.raw import RawRow, reject
-from mixc.sources.rename import rename, root
+from mixc.sources.rename import rename
 from mixc.sources.sample import Reject
 from mixc.spec.schema import Source
 
@@ -72,14 +72,13 @@ def image_references(path: str, name: str, columns: Mapping[str, str] | None) ->
     """
     with _opened(path) as file:
         schema = file.schema_arrow
-        path_in_row = (columns or {}).get(name, name)
-        column = root(path_in_row, schema.names) if name in (columns or {}) else name
-        if column is None or column not in schema.names:
+        column = table.image_column(schema, name, columns)
+        if column is None:
             return set(), False
         kind = schema.field(column).type
         found: set[str] = set()
         for group in range(file.num_row_groups):
-            if column == path_in_row and not _may_name_files(file, group, column, kind):
+            if column == (columns or {}).get(name, name) and not _may_name_files(file, group, column, kind):
                 continue
             try:
                 for batch in _batches(file, group, [column]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 
@@ -45,6 +45,13 @@ def wanted(schema: pa.Schema, source: Source, format: str) -> list[str]:
     used = names(source, format).used - paths.keys()
     roots = {root(path, schema.names) for path in paths.values()}
     return [field.name for field in schema if field.name in used | roots or scalar_type(field.type)]
+
+
+def image_column(schema: pa.Schema, name: str, columns: Mapping[str, str] | None) -> str | None:
+    """The file's column in which the images that the source calls `name` lie, `columns` being its new names; None when
+    there is none."""
+    column = root(columns[name], schema.names) if columns and name in columns else name
+    return column if column in schema.names else None
 
 
 def check_names(path: str, schema: pa.Schema) -> None:
