@@ -62,8 +62,9 @@ if __name__ == "__main__":
     status = main()
     if status == 0:
         processes.leave()
-    else:
-        # at once: the others may be waiting for us in a collective, and the usual way out could wait for them
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    # Not by the interpreter's way out. After a failure it could wait for the others, who may be waiting for us in a
+    # collective; and after success gloo's threads, still letting go of tensors, sometimes abort in it:
+    # github.com/pytorch/pytorch/issues/190489
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
