@@ -42,6 +42,7 @@ from mixc.spec.load import LoadedSpec, load
 from shards.atomic import atomic_write
 from shards.digest import digest, digest_file
 from shards.errors import ShardError
+from shards.files import named_files, unnamed_files
 from shards.layout import MANIFEST
 from shards.manifest import (
     FORMAT_VERSION,
@@ -264,6 +265,9 @@ def compile_spec(
         shutil.rmtree(staging / "work")
         names = [LOCK, REJECTS, *(f"plan/{path.name}" for path in sorted((staging / "plan").iterdir()))]
         manifest = msgspec.structs.replace(manifest, files={name: _file_entry(staging / name) for name in names})
+        # a killed compile may have left half a shard here, which would be published with the build
+        for name in list(unnamed_files(staging, manifest)):
+            (staging / name).unlink()
         write_manifest(staging, manifest)
         _publish(staging, out)
     return Compiled(manifest, summary, measured, unchanged=False)
@@ -397,11 +401,8 @@ def _standing(out: Path, staging: Path) -> Manifest | None:
     plan_files = {f"plan/{path.name}": _file_entry(path) for path in sorted((staging / "plan").iterdir())}
     if any(manifest.files.get(name) != entry for name, entry in plan_files.items()):
         return None
-    sizes = {name: entry.bytes for name, entry in manifest.files.items()}
-    sizes |= {shard.name: shard.bytes for stage in manifest.stages for shard in stage.shards}
-    sizes |= {shard.name: shard.bytes for shard in manifest.media.shards}
     try:
-        whole = all((out / name).stat().st_size == size for name, size in sizes.items())
+        whole = all((out / name).stat().st_size == size for name, (size, _) in named_files(manifest).items())
     except OSError:
         return None
     return manifest if whole else None

@@ -8,7 +8,6 @@ and with the pack or image.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,10 +18,11 @@ from blake3 import blake3
 
 from shards.digest import DIGEST_BYTES, source_key
 from shards.errors import ShardError
+from shards.files import named_files, unnamed_files
 from shards.handles import PositionalFile
 from shards.layout import MANIFEST, inside
 from shards.manifest import Manifest, MediaShardEntry, ShardEntry, StageEntry, read_manifest
-from shards.media import BLOCK, END, MAX_IMAGE_BYTES, MEDIA_DTYPE, MediaReader, padding, tar_header
+from shards.media import BLOCK, END, MAX_IMAGE_BYTES, MediaReader, padding, tar_header
 from shards.pack import Pack, decode_pack, pack_digest
 from shards.rules import Counts, add_counts, pack_faults
 from shards.seekable import SeekableReader
@@ -66,15 +66,14 @@ class _Verifier:
         self.path = path
         self.manifest = manifest
         self.problems: dict[Problem, None] = {}  # a set in order: two checks can find the same
-        self.expected = _expected_files(manifest)
+        self.expected = named_files(manifest)
         self._progress = progress
         self._read = 0
         self._total = sum(size for size, _ in self.expected.values())
 
     def run(self) -> None:
-        for found in sorted(_walk(self.path)):
-            if found not in self.expected and found != MANIFEST:
-                self._add(found, "not named in the manifest")
+        for found in sorted(unnamed_files(self.path, self.manifest)):
+            self._add(found, "not named in the manifest")
         for name in self.manifest.files:
             self._file(name)
         media = self._index()
@@ -316,25 +315,6 @@ class _Sequential:
     def rest(self) -> None:
         while self.left:
             self.take(min(self.left, _CHUNK))
-
-
-def _expected_files(manifest: Manifest) -> dict[str, tuple[int, str]]:
-    """Size and blake3 of every file but the manifest."""
-    media = manifest.media
-    files = {media.index: (media.images * MEDIA_DTYPE.itemsize, media.index_file)}
-    files |= {name: (entry.bytes, entry.file) for name, entry in manifest.files.items()}
-    files |= {shard.name: (shard.bytes, shard.file) for shard in media.shards}
-    for stage in manifest.stages:
-        files[stage.steps_file] = (stage.steps * STEP_DTYPE.itemsize, stage.steps_digest)
-        files |= {shard.name: (shard.bytes, shard.file) for shard in stage.shards}
-    return files
-
-
-def _walk(build: Path) -> Iterator[str]:
-    """Everything in a build that is not a folder, relative to it."""
-    for folder, _, names in os.walk(build):
-        for name in names:
-            yield (Path(folder) / name).relative_to(build).as_posix()
 
 
 def _parse_header(header: bytes) -> tuple[bytes, int] | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mixc.compile import _plan_digest
 from tests.compile.conftest import REPO, litter, root, trained_files
 
 pytestmark = pytest.mark.slow
@@ -60,6 +61,25 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(mixc, demo: Path, 
     assert trained_files(build) == trained_files(demo)
     assert litter(out) == []
     assert litter(mixc.cache) == []
+
+
+def test_half_a_shard_of_a_killed_worker_is_not_published(mixc, demo: Path, tmp_path: Path) -> None:
+    build = tmp_path / "build"
+    staging = tmp_path / f".build.{_plan_digest(demo / 'plan')[:16]}.partial"
+    shutil.copytree(demo, staging)
+    shard = next(path for path in sorted((staging / "tokens").rglob("*")) if path.is_file())
+    strays = [
+        shard.with_name(f".{shard.name}.0123456789abcdef.partial"),
+        staging / "media" / ".media.idx.0123456789abcdef.partial",
+        staging / "tokens" / "of-an-older-mixc.zst",
+    ]
+    for stray in strays:
+        stray.write_bytes(shard.read_bytes()[:100])
+    mixc("compile", REPO / "specs/demo.yaml", "-o", build)
+    assert not staging.exists()
+    assert trained_files(build) == trained_files(demo)
+    assert litter(build) == []
+    mixc("verify", build)
 
 
 def test_interrupted_by_hand_it_says_so(mixc, tmp_path: Path) -> None:
