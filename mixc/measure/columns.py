@@ -11,10 +11,12 @@ new part file begins, and the parts are rewritten as one at the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, TypeAlias
 
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -23,6 +25,8 @@ from mixc.sources.sample import Scalar
 
 Type = Literal["null", "bool", "natural", "int64", "uint64", "double", "string"]
 """`natural` is an integer that both int64 and uint64 hold."""
+
+Values: TypeAlias = "Sequence[Any] | npt.NDArray[Any] | pa.Array"
 
 _ARROW: dict[Type, pa.DataType] = {
     "null": pa.null(),
@@ -35,26 +39,39 @@ _ARROW: dict[Type, pa.DataType] = {
 }
 
 
+CELLS = 1 << 20
+"""Further values that are held at most before a row group is written: with the limit of a value's length (COLUMN_TEXT_LIMIT)
+it bounds memory, whatever columns a source has."""
+
+
 class ColumnTable:
     def __init__(self, path: Path, schema: pa.Schema, *, row_group: int) -> None:
         self.rows = 0
         self._path, self._schema, self._row_group = path, schema, row_group
-        self._fixed: list[Mapping[str, Any]] = []
+        self._fixed: list[pa.Table] = []
         self._extra: list[Mapping[str, Scalar]] = []
+        self._held = self._cells = 0
         self._types: dict[str, Type] = {}
         self._parts: list[Path] = []
         self._writer: pq.ParquetWriter | None = None
 
-    def add(self, fixed: Mapping[str, Any], extra: Mapping[str, Scalar] | None = None) -> None:
-        self._fixed.append(fixed)
-        self._extra.append(extra or {})
-        self.rows += 1
-        if len(self._fixed) >= self._row_group:
+    def add(self, fixed: Mapping[str, Values], extra: Sequence[Mapping[str, Scalar]] = ()) -> None:
+        """Rows: the fixed columns by name, and of each row its further values, or none at all. A group is written when at least
+        `row_group` rows are held, so how rows are added shows in where groups end, and in nothing else."""
+        table = pa.Table.from_arrays(
+            [_fixed_array(fixed[field.name], field.type) for field in self._schema], schema=self._schema
+        )
+        self._fixed.append(table)
+        self._extra += extra if extra else [{}] * len(table)
+        self._held += len(table)
+        self._cells += sum(map(len, extra))
+        self.rows += len(table)
+        if self._held >= self._row_group or self._cells >= CELLS:
             self._flush()
 
     def close(self) -> dict[str, str]:
         """Finish the file. The further columns and their Arrow types, by name."""
-        if self._fixed or not self._parts:
+        if self._held or not self._parts:
             self._flush()
         assert self._writer is not None
         self._writer.close()
@@ -69,20 +86,22 @@ class ColumnTable:
         return {name: str(_ARROW[self._types[name]]) for name in sorted(self._types)}
 
     def _flush(self) -> None:
-        types = dict(self._types)
-        for row in self._extra:
-            for name, value in row.items():
-                types[name] = _wider(types.get(name, "null"), _type(value))
+        columns: dict[str, list[Scalar]] = {
+            name: [row.get(name) for row in self._extra] for name in sorted(self._types.keys() | _names(self._extra))
+        }
+        kinds = {name: set(map(type, values)) for name, values in columns.items()}
+        types = {name: _wider(self._types.get(name, "null"), _common(columns[name], kinds[name])) for name in columns}
         before, self._types = self._full_schema(), types
         if self._writer is None or self._full_schema() != before:
             if self._writer is not None:
                 self._writer.close()
             self._parts.append(self._path.with_name(f"{self._path.name}.{len(self._parts)}"))
             self._writer = pq.ParquetWriter(self._parts[-1], self._full_schema(), compression="zstd")
-        arrays = [_fixed_array([row[field.name] for row in self._fixed], field.type) for field in self._schema]
-        arrays += [_array([row.get(name) for row in self._extra], types[name]) for name in sorted(types)]
-        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._full_schema()))
-        self._fixed, self._extra = [], []
+        table = pa.concat_tables(self._fixed) if self._fixed else self._schema.empty_table()
+        for name, values in columns.items():
+            table = table.append_column(COLUMN_PREFIX + name, _array(values, types[name], kinds[name]))
+        self._writer.write_table(table, row_group_size=max(1, len(table)))
+        self._fixed, self._extra, self._held, self._cells = [], [], 0, 0
 
     def _full_schema(self) -> pa.Schema:
         fields = [*self._schema]
@@ -92,14 +111,15 @@ class ColumnTable:
     def _widened(self, table: pa.Table) -> pa.Table:
         schema = self._full_schema()
         arrays = [table[field.name] for field in self._schema]
-        for name in sorted(self._types):
-            column, type = COLUMN_PREFIX + name, self._types[name]
+        for name, wider in sorted(self._types.items()):
+            column = COLUMN_PREFIX + name
             if column not in table.schema.names:
-                arrays.append(pa.nulls(len(table), _ARROW[type]))
-            elif table.schema.field(column).type == _ARROW[type]:
+                arrays.append(pa.nulls(len(table), _ARROW[wider]))
+            elif table.schema.field(column).type == _ARROW[wider]:
                 arrays.append(table[column])
             else:
-                arrays.append(_array(table[column].to_pylist(), type))
+                values = table[column].to_pylist()
+                arrays.append(_array(values, wider, set(map(type, values))))
         return pa.Table.from_arrays(arrays, schema=schema)
 
 
@@ -142,16 +162,39 @@ def _wider(a: Type, b: Type) -> Type:
     return b if a == "null" else _WIDER.get(frozenset((a, b)), "string")
 
 
-def _fixed_array(values: list[Any], type: pa.DataType) -> pa.Array:
+def _names(rows: Sequence[Mapping[str, Scalar]]) -> set[str]:
+    return set().union(*rows)
+
+
+def _common(values: Sequence[Scalar], kinds: set[type]) -> Type:
+    """The narrowest type of all values, whose Python types are `kinds`."""
+    match kinds - {NoneType}:
+        case found if not found:
+            return "null"
+        case found if found == {float}:
+            return "double"
+        case found if found == {str}:
+            return "string"
+        case found if found == {int}:
+            numbers = [value for value in values if value is not None]
+            return _wider(_type(min(numbers)), _type(max(numbers)))
+    common: Type = "null"
+    for value in values:
+        common = _wider(common, _type(value))
+    return common
+
+
+def _fixed_array(values: Values, type: pa.DataType) -> pa.Array:
     if isinstance(type, pa.BaseExtensionType):  # uuid, given as 16 bytes
         return pa.ExtensionArray.from_storage(type, pa.array(values, type.storage_type))
     return pa.array(values, type)
 
 
-def _array(values: list[Scalar], type: Type) -> pa.Array:
-    if type == "double":
+def _array(values: Sequence[Scalar], type: Type, kinds: set[type]) -> pa.Array:
+    """`kinds` are the values' Python types: those that have the column's own need no conversion."""
+    if type == "double" and not kinds <= {float, NoneType}:
         values = [None if value is None else _double(value) for value in values]
-    elif type == "string":
+    elif type == "string" and not kinds <= {str, NoneType}:
         values = [None if value is None else _text(value) for value in values]
     return pa.array(values, _ARROW[type])
 

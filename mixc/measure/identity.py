@@ -29,6 +29,7 @@ _ROLES = {"system": b"\x00", "user": b"\x01", "assistant": b"\x02"}
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 _F64 = struct.Struct("<d")
+_NO_COLUMNS = int.from_bytes(blake3(b"mixc columns 1").digest(8), "little")
 
 
 def image_digest(data: bytes) -> bytes:
@@ -62,6 +63,8 @@ def columns_digest(columns: Mapping[str, Scalar]) -> int:
     s lp(text). Every NaN is one NaN.
     Raises UnicodeEncodeError when a name or value has a lone surrogate.
     """
+    if not columns:
+        return _NO_COLUMNS
     parts = [b"mixc columns 1"]
     for name, value in sorted((name.encode(), value) for name, value in columns.items()):
         if value is None:

@@ -7,7 +7,7 @@ runs, two processes or two machines that measure the same fragment write the sam
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from mixc.measure.facts import (
     ObjectInfo,
 )
 from mixc.measure.image import ImageFacts
+from mixc.measure.records import Records, encode
 from mixc.measure.template import template_named
 from mixc.sources.fragment import Fragment
 from mixc.sources.normalise import DEFAULT_PROMPTS
@@ -154,37 +155,43 @@ class ObjectWriter:
         self._images[digest] = entry
         return entry
 
-    def add_record(self, ids: U32, spans: U32, images: npt.NDArray[np.void]) -> tuple[int, int]:
-        """Append a record to samples.bin; its (offset, length)."""
-        header = np.array([(len(ids), len(spans), len(images), 0)], RECORD_HEADER)
-        record = b"".join(
-            [header.tobytes(), ids.astype("<u4").tobytes(), spans.astype("<u4").tobytes(), images.tobytes()]
-        )
-        offset = self._samples_bytes
-        self._samples.write(record)
-        self._samples_bytes += len(record)
-        return offset, len(record)
-
-    def add_fact(self, fact: dict[str, Any], columns: dict[str, Scalar], images: Sequence[ImageEntry]) -> None:
-        """One row of facts.parquet (FACTS_SCHEMA by name), its source's columns, and its rows of media.parquet."""
-        self._facts.add(fact, columns)
-        self._tokens += fact["tokens"]
-        for place, image in enumerate(images):
+    def add_samples(
+        self,
+        facts: Mapping[str, Any],
+        columns: Sequence[Mapping[str, Scalar]],
+        records: Records,
+        images: Sequence[Sequence[ImageEntry]],
+    ) -> None:
+        """Append samples: their records, their rows of facts.parquet (FACTS_SCHEMA by name, but for `offset` and `length`),
+        their sources' columns, and the images of each."""
+        words, lengths = encode(records)
+        offsets = self._samples_bytes + np.cumsum(lengths) - lengths
+        self._samples.write(words.astype("<u4", copy=False).data)
+        self._samples_bytes += words.nbytes
+        self._facts.add({**facts, "offset": offsets, "length": lengths}, columns)
+        self._tokens += int(np.sum(facts["tokens"]))
+        placed = [
+            (row, place, image)
+            for row, own in zip(facts["row"], images, strict=True)
+            for place, image in enumerate(own)
+        ]
+        if placed:
+            entries = [image for _, _, image in placed]
             self._places.add(
                 {
-                    "row": fact["row"],
-                    "place": place,
-                    "digest": image.digest,
-                    "offset": image.offset,
-                    "size": image.size,
-                    "extension": image.facts.extension,
-                    "width": image.facts.width,
-                    "height": image.facts.height,
+                    "row": [row for row, _, _ in placed],
+                    "place": [place for _, place, _ in placed],
+                    "digest": [image.digest for image in entries],
+                    "offset": [image.offset for image in entries],
+                    "size": [image.size for image in entries],
+                    "extension": [image.facts.extension for image in entries],
+                    "width": [image.facts.width for image in entries],
+                    "height": [image.facts.height for image in entries],
                 }
             )
 
     def add_reject(self, reject: Reject) -> None:
-        self._rejects.add({"row": reject.row, "reason": reject.reason, "detail": reject.detail})
+        self._rejects.add({"row": [reject.row], "reason": [reject.reason], "detail": [reject.detail]})
 
     def finish(self, fragment: Fragment, digest: str, *, fast_tokenizer: bool) -> ObjectInfo:
         """Write what is held back, then object.json, last."""

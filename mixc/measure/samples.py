@@ -6,14 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from mixc.measure.facts import RECORD_IMAGE
-from mixc.measure.family import IMAGE_CONTEXT
 from mixc.measure.identity import columns_digest, content_digest, image_digest, sample_id
 from mixc.measure.image import ImageError, probe
 from mixc.measure.object import ImageEntry, ObjectWriter
 from mixc.measure.parity import agree
-from mixc.measure.template import Segment, Template, Tokens, template_named, tokenize
+from mixc.measure.records import I64, Records
+from mixc.measure.template import IMAGE_SEGMENT, Segment, Template, TokenBatch, template_named, tokenize
 from mixc.measure.tiles import ONE_TILE, grid
 from mixc.measure.tokenizer import Ids, Offsets, Tokenizer
 from mixc.sources.raw import reject
@@ -59,14 +60,6 @@ def measure_rows(
     encoder = _Encoder(tokenizer)
     batch: list[_Accepted] = []
     characters = 0
-
-    def flush() -> None:
-        for accepted, tokens in zip(
-            batch, tokenize([one.segments for one in batch], encoder, tokenizer.special), strict=True
-        ):
-            _write(writer, accepted, tokens, source, geometry)
-        batch.clear()
-
     for row in rows:
         outcome = row if isinstance(row, Reject) else _accept(row, writer, template)
         if isinstance(outcome, Reject):
@@ -75,9 +68,10 @@ def measure_rows(
         batch.append(outcome)
         characters += outcome.characters
         if len(batch) >= BATCH_SAMPLES or characters >= BATCH_CHARACTERS:
-            flush()
-            characters = 0
-    flush()
+            _write(writer, batch, encoder, source, geometry)
+            batch, characters = [], 0
+    if batch:
+        _write(writer, batch, encoder, source, geometry)
     return encoder.tokenizer.fast
 
 
@@ -110,7 +104,7 @@ def _accept(sample: Sample, writer: ObjectWriter, template: Template) -> _Accept
     if len(sample.images) > _U16:
         return reject(sample.row, "placeholder_mismatch", f"{len(sample.images)} images; at most {_U16} are read")
     segments = (template_named(sample.template) if sample.template else template).segments(sample)
-    placeholders = sum(segment.special and segment.text == IMAGE_CONTEXT for segment in segments)
+    placeholders = segments.count(IMAGE_SEGMENT)
     if placeholders != len(sample.images):
         return reject(
             sample.row,
@@ -146,40 +140,62 @@ def _accept(sample: Sample, writer: ObjectWriter, template: Template) -> _Accept
     )
 
 
-def _write(writer: ObjectWriter, sample: _Accepted, tokens: Tokens, source: str, geometry: Geometry) -> None:
-    grids = [
-        ONE_TILE if sample.frames else grid(image.facts.width, image.facts.height, geometry) for image in sample.images
-    ]
-    images = np.zeros(len(grids), RECORD_IMAGE)
-    for record, image, position, tiling in zip(images, sample.images, tokens.images, grids, strict=True):
-        record["digest"], record["position"] = image.digest, position
-        record["cols"], record["rows"], record["thumbnail"] = tiling
-    offset, length = writer.add_record(tokens.ids, tokens.spans, images)
-    tiles = sum(tiling.tiles for tiling in grids)
-    largest = max(
-        ((image.facts.width, image.facts.height) for image in sample.images),
-        key=lambda size: (size[0] * size[1], size),
-        default=(0, 0),
-    )
-    writer.add_fact(
+def _write(
+    writer: ObjectWriter, batch: Sequence[_Accepted], encoder: _Encoder, source: str, geometry: Geometry
+) -> None:
+    tokens = tokenize([sample.segments for sample in batch], encoder, encoder.tokenizer.special)
+    images, tiles = _images(batch, tokens, geometry)
+    image_counts = np.diff(tokens.image_ends, prepend=0)
+    supervised = np.concatenate([[0], np.cumsum(tokens.spans[:, 1].astype(np.int64) - tokens.spans[:, 0])])
+    largest = [_largest(sample.images) for sample in batch]
+    writer.add_samples(
         {
-            "row": sample.row,
-            "id": sample_id(source, sample.content),
-            "content": sample.content,
-            "columns": sample.columns_digest,
-            "offset": offset,
-            "length": length,
+            "row": [sample.row for sample in batch],
+            "id": [sample_id(source, sample.content) for sample in batch],
+            "content": [sample.content for sample in batch],
+            "columns": [sample.columns_digest for sample in batch],
             # each <IMG_CONTEXT> of the record stands for all the tokens of its image's tiles
-            "tokens": len(tokens.ids) - len(grids) + tiles * geometry.tokens_per_tile,
-            "supervised_tokens": int((tokens.spans[:, 1] - tokens.spans[:, 0]).sum()),
-            "images": len(grids),
+            "tokens": np.diff(tokens.ends, prepend=0) - image_counts + tiles * geometry.tokens_per_tile,
+            "supervised_tokens": np.diff(supervised[np.append(0, tokens.span_ends)]),
+            "images": image_counts,
             "tiles": tiles,
-            "turns": sample.turns,
-            "characters": sample.characters,
-            "width": largest[0],
-            "height": largest[1],
-            "image_bytes": sum(image.size for image in sample.images),
+            "turns": [sample.turns for sample in batch],
+            "characters": [sample.characters for sample in batch],
+            "width": [width for width, _ in largest],
+            "height": [height for _, height in largest],
+            "image_bytes": [sum(image.size for image in sample.images) for sample in batch],
         },
-        sample.columns,
-        sample.images,
+        [sample.columns for sample in batch],
+        Records(
+            tokens=tokens.ids,
+            token_ends=tokens.ends,
+            spans=tokens.spans,
+            span_ends=tokens.span_ends,
+            images=images,
+            image_ends=tokens.image_ends,
+        ),
+        [sample.images for sample in batch],
     )
+
+
+def _images(batch: Sequence[_Accepted], tokens: TokenBatch, geometry: Geometry) -> tuple[npt.NDArray[np.void], I64]:
+    """Records of all images of a batch, RECORD_IMAGE [I], and the tiles of each sample [S]."""
+    records = np.zeros(len(tokens.images), RECORD_IMAGE)
+    records["position"] = tokens.images
+    tiles = np.zeros(len(batch), np.int64)
+    number = 0
+    for place, sample in enumerate(batch):
+        for image in sample.images:
+            tiling = ONE_TILE if sample.frames else grid(image.facts.width, image.facts.height, geometry)
+            record = records[number]
+            record["digest"] = image.digest
+            record["cols"], record["rows"], record["thumbnail"] = tiling
+            tiles[place] += tiling.tiles
+            number += 1
+    return records, tiles
+
+
+def _largest(images: Sequence[ImageEntry]) -> tuple[int, int]:
+    """Width and height of the image with the most pixels; 0 without."""
+    sizes = [(image.facts.width, image.facts.height) for image in images]
+    return max(sizes, key=lambda size: (size[0] * size[1], size), default=(0, 0))

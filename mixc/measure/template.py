@@ -17,7 +17,7 @@ supervised. Everything here is pure.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -27,11 +27,13 @@ import numpy.typing as npt
 from blake3 import blake3
 
 from mixc.measure.family import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, known
+from mixc.sorting import ranges
 from mixc.sources.sample import IMAGE_PLACEHOLDER, Sample, Turn
 
 TURN_START, TURN_END, TEXT_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 
 U32 = npt.NDArray[np.uint32]
+I64 = npt.NDArray[np.int64]
 
 
 class Segment(NamedTuple):
@@ -49,6 +51,27 @@ class Tokens(NamedTuple):
     images: U32  # [I]: index of each image's <IMG_CONTEXT>
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenBatch:
+    """S samples as tokens, end to end. `ends` are where each sample's part ends; positions count from its own start."""
+
+    ids: U32  # [T]
+    ends: I64  # [S]
+    spans: U32  # [K, 2]
+    span_ends: I64  # [S]
+    images: U32  # [I]
+    image_ends: I64  # [S]
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __iter__(self) -> Iterator[Tokens]:
+        a = b = c = 0
+        for d, e, f in zip(self.ends.tolist(), self.span_ends.tolist(), self.image_ends.tolist(), strict=True):
+            yield Tokens(self.ids[a:d], self.spans[b:e], self.images[c:f])
+            a, b, c = d, e, f
+
+
 @dataclass(frozen=True)
 class Template:
     name: str
@@ -58,7 +81,7 @@ class Template:
     def segments(self, sample: Sample) -> list[Segment]:
         """A sample's segments, in order. `sample.text` or `sample.turns`, and the number of `sample.images`, decide."""
         if sample.text is not None:
-            return [Segment(sample.text, supervised=True), Segment(TEXT_END, special=True, supervised=True)]
+            return [Segment(sample.text, supervised=True), _TEXT_END]
         turns = sample.turns
         if self.system is not None and (not turns or turns[0].role != "system"):
             turns = (Turn("system", self.system), *turns)
@@ -78,71 +101,82 @@ class Template:
         return blake3(json.dumps([self.name, made], ensure_ascii=False).encode()).hexdigest()
 
 
-def _turn(turn: Turn, with_images: bool) -> Iterator[Segment]:
-    yield Segment(TURN_START, special=True)
+_TURN_START = Segment(TURN_START, special=True)
+_TURN_END = Segment(TURN_END, special=True)
+_ANSWER_END = Segment(TURN_END, special=True, supervised=True)
+_TEXT_END = Segment(TEXT_END, special=True, supervised=True)
+_ASSISTANT = Segment("assistant\n")
+IMAGE_SEGMENT = Segment(IMAGE_CONTEXT, special=True)
+"""What stands for an image; in a sample's segments as many times as it has images."""
+_IMAGE = [Segment(IMAGE_START, special=True), IMAGE_SEGMENT, Segment(IMAGE_END, special=True)]
+
+
+def _turn(turn: Turn, with_images: bool) -> list[Segment]:
     if turn.role == "assistant":
-        yield Segment("assistant\n")
-        yield Segment(turn.text, supervised=True)
-    elif turn.role == "user" and with_images:
-        before, *after = turn.text.split(IMAGE_PLACEHOLDER)
-        yield Segment(f"user\n{before}")
-        for text in after:
-            yield Segment(IMAGE_START, special=True)
-            yield Segment(IMAGE_CONTEXT, special=True)
-            yield Segment(IMAGE_END, special=True)
-            yield Segment(text)
-    else:
-        yield Segment(f"{turn.role}\n{turn.text}")
-    yield Segment(TURN_END, special=True, supervised=turn.role == "assistant")
+        return [_TURN_START, _ASSISTANT, Segment(turn.text, supervised=True), _ANSWER_END]
+    if turn.role != "user" or not with_images:
+        return [_TURN_START, Segment(f"{turn.role}\n{turn.text}"), _TURN_END]
+    before, *after = turn.text.split(IMAGE_PLACEHOLDER)
+    segments = [_TURN_START, Segment(f"user\n{before}")]
+    for text in after:
+        segments += [*_IMAGE, Segment(text)]
+    return [*segments, _TURN_END]
 
 
 def tokenize(
-    samples: Iterable[Sequence[Segment]],
-    encode: Callable[[Sequence[str]], tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]],
+    samples: Sequence[Sequence[Segment]],
+    encode: Callable[[Sequence[str]], tuple[U32, npt.NDArray[np.uint64]]],
     special: Callable[[str], int],
-) -> list[Tokens]:
+) -> TokenBatch:
     """Segments of many samples to tokens, every distinct text encoded once, all in one call of `encode`.
 
     `encode` and `special` are a Tokenizer's `encode_plain` and `special`.
     """
-    samples = list(samples)
-    number: dict[str, int] = {}
+    texts: dict[str, int] = {}
+    specials: dict[str, int] = {}
+    pieces: list[int] = []  # of every segment: the number of its text, or below 0 of its special token
+    flags: list[bool] = []
     for segments in samples:
-        for segment in segments:
-            if not segment.special:
-                number.setdefault(segment.text, len(number))
-    ids, offsets = encode(list(number))
-    return [_join(segments, number, ids, offsets.tolist(), special) for segments in samples]
+        for text, is_special, supervised in segments:
+            pieces.append(
+                ~specials.setdefault(text, len(specials)) if is_special else texts.setdefault(text, len(texts))
+            )
+            flags.append(supervised)
+    ids, offsets = encode(list(texts))
+    ids = np.concatenate([ids, np.array([special(name) for name in specials], np.uint32)])
+    text_ends = offsets.astype(np.int64)
+    piece = np.array(pieces, np.int64)
+    piece = np.where(piece < 0, len(texts) + ~piece, piece)
+    piece_starts = np.concatenate([text_ends[:-1], text_ends[-1] + np.arange(len(specials))])
+    lengths = np.concatenate([np.diff(text_ends), np.ones(len(specials), np.int64)])[piece]
+
+    count = len(samples)
+    owner = np.repeat(np.arange(count), [len(segments) for segments in samples])  # of every segment
+    totals = np.bincount(owner, lengths, count).astype(np.int64)
+    ends = np.cumsum(totals)
+    at = np.cumsum(lengths) - lengths - (ends - totals)[owner]  # of its first token, in its sample
+    spans, span_ends = _spans(at, at + lengths, owner, np.array(flags, bool), count)
+    context = specials.get(IMAGE_CONTEXT)
+    images = np.zeros(len(piece), bool) if context is None else piece == len(texts) + context
+    return TokenBatch(
+        ids=ids[ranges(piece_starts[piece], lengths)],
+        ends=ends,
+        spans=spans,
+        span_ends=span_ends,
+        images=at[images].astype(np.uint32),
+        image_ends=np.cumsum(np.bincount(owner[images], minlength=count)),
+    )
 
 
-def _join(
-    segments: Sequence[Segment],
-    number: dict[str, int],
-    ids: U32,
-    offsets: list[int],
-    special: Callable[[str], int],
-) -> Tokens:
-    pieces: list[U32] = []
-    spans: list[list[int]] = []
-    images: list[int] = []
-    at = 0
-    for segment in segments:
-        if segment.special:
-            piece = np.array([special(segment.text)], np.uint32)
-            if segment.text == IMAGE_CONTEXT:
-                images.append(at)
-        else:
-            text = number[segment.text]
-            piece = ids[offsets[text] : offsets[text + 1]]
-        end = at + len(piece)
-        if segment.supervised and end > max(at, 1):
-            if spans and spans[-1][1] == at:
-                spans[-1][1] = end
-            else:
-                spans.append([max(at, 1), end])  # nothing stands before token 0 to predict it from
-        pieces.append(piece)
-        at = end
-    return Tokens(np.concatenate(pieces), np.array(spans, np.uint32).reshape(-1, 2), np.array(images, np.uint32))
+def _spans(at: I64, end: I64, owner: I64, supervised: npt.NDArray[np.bool_], samples: int) -> tuple[U32, I64]:
+    """Supervised segments as spans, those that touch as one. Nothing stands before token 0 to predict it from."""
+    kept = supervised & (end > np.maximum(at, 1))
+    at, end, owner = at[kept], end[kept], owner[kept]
+    first = np.ones(len(at), bool)
+    first[1:] = (owner[1:] != owner[:-1]) | (at[1:] != end[:-1])
+    last = np.append(first[1:], True)[: len(at)]
+    spans = np.stack([np.maximum(at[first], 1), end[last]], axis=1).astype(np.uint32)
+    return spans, np.cumsum(np.bincount(owner[first], minlength=samples))
 
 
 TEMPLATES = {

@@ -7,6 +7,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from mixc.errors import SourceError
 from mixc.spec.schema import Source
@@ -16,7 +17,7 @@ IMAGES_IN_IMAGE = ("webdataset", "imagefolder")
 """Formats of fragments whose rows have their images under `image` whatever the spec says."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Names:
     """The columns that a source uses; None or empty when its kind has no such part."""
 
@@ -25,7 +26,7 @@ class Names:
     messages: tuple[str, ...]
     """The first that a row has is its conversation."""
 
-    @property
+    @cached_property
     def used(self) -> frozenset[str]:
         return frozenset(name for name in (self.text, self.image, *self.messages) if name)
 

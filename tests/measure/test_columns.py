@@ -19,7 +19,7 @@ SCHEMA = pa.schema([("row", pa.uint64())])
 def write(folder: Path, rows: list[dict[str, Scalar]], row_group: int) -> tuple[pa.Table, dict[str, str]]:
     table = ColumnTable(folder / "t.parquet", SCHEMA, row_group=row_group)
     for number, row in enumerate(rows):
-        table.add({"row": number}, row)
+        table.add({"row": [number]}, [row])
     types = table.close()
     assert [path.name for path in folder.iterdir()] == ["t.parquet"]  # no parts are left
     return pq.read_table(folder / "t.parquet"), types
