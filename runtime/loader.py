@@ -28,7 +28,7 @@ from shards.build import Build
 from shards.digest import source_key
 from shards.errors import ShardError
 from shards.manifest import StageEntry
-from shards.pack import Pack, decode_pack, pack_digest, tiles_by_image
+from shards.pack import Pack, tiles_by_image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,8 +141,8 @@ class Play(Dataset[Micro | ShardError]):
             self._reader = self._build.stage(self.stage)
             self._sources = source_index(self._build.manifest.stages)
         numbers = self.division.packs(step, micro, self.rank)
-        encoded = [self._reader.pack_bytes(number) for number in numbers]
-        packs = [decode_pack(data) for data in encoded]
+        read = [self._reader.read(number) for number in numbers]
+        packs = [pack for pack, _ in read]
         try:
             batch = collate(packs, self._build.image, self._build.manifest.geometry, self._sources)
         except ShardError as error:
@@ -151,7 +151,7 @@ class Play(Dataset[Micro | ShardError]):
             step=step,
             micro=micro,
             packs=tuple(numbers),
-            digests=tuple(int.from_bytes(pack_digest(data)[:8], "big") for data in encoded),
+            digests=tuple(int.from_bytes(digest[:8], "big") for _, digest in read),
             batch=batch,
             weights=tuple(np.bincount(batch.sources_N, weights=batch.weights_N, minlength=len(self._sources)).tolist()),
             tokens=sum(len(pack.tokens) for pack in packs),

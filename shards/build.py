@@ -29,8 +29,9 @@ from shards.pack import Pack
 from shards.steps import read_steps
 from shards.tokens import TokenShard
 
-OPEN_SHARDS = 8
-"""Token shards that a stage keeps open. Training reads packs in order, so one or two are in use at a time."""
+OPEN_SHARDS = 64
+"""Token shards that a stage keeps open, each with a vocabulary of 256 KiB. Training reads packs in order, so one or two
+are in use at a time; who reads at random opens a shard seldom."""
 
 
 class StageReader:
@@ -65,6 +66,11 @@ class StageReader:
         the last."""
         shard, k = self._find(i)
         return shard.pack(k)
+
+    def read(self, i: int) -> tuple[Pack, bytes]:
+        """Pack `i` and its digest, as it is stored beside it, 32 bytes. Errors as for `pack`."""
+        shard, k = self._find(i)
+        return shard.read(k)
 
     def pack_bytes(self, i: int) -> bytes:
         """The canonical bytes of pack `i`: `pack_digest` of them is its identity. Errors as for `pack`."""

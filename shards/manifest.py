@@ -21,7 +21,10 @@ from shards.errors import ShardError
 from shards.handles import PositionalFile
 from shards.layout import MANIFEST, is_inside
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""How a build is written. A reader of another version refuses it."""
+IDENTITY_VERSION = 1
+"""What a root and a pack's digest are taken over: it moves only when equal training would get another root."""
 MAX_MANIFEST_BYTES = 1 << 28
 """A larger file is refused unread. A shard takes about 400 bytes, so this is some 600,000 shards."""
 
@@ -191,7 +194,6 @@ def root_digest(
     tokenizer: str,
     template: str,
     stages: Sequence[StageEntry],
-    format: int = FORMAT_VERSION,
 ) -> str:
     """The name of a build for machines: blake3 over the canonical JSON of all that a training run sees.
 
@@ -202,7 +204,7 @@ def root_digest(
     return digest(
         canonical_json(
             {
-                "format": format,
+                "format": IDENTITY_VERSION,
                 "seed": seed,
                 "geometry": geometry,
                 "tokenizer": tokenizer,
@@ -216,7 +218,6 @@ def root_digest(
 def with_root(manifest: Manifest) -> Manifest:
     """`manifest` with the root that its own fields give."""
     root = root_digest(
-        format=manifest.format,
         seed=manifest.seed,
         geometry=manifest.geometry,
         tokenizer=manifest.tokenizer,

@@ -77,8 +77,8 @@ for _array in (EMPTY_PACK.tokens, EMPTY_PACK.segments, EMPTY_PACK.spans, EMPTY_P
     _array.flags.writeable = False
 
 
-def encode_pack(pack: Pack) -> bytes:
-    """The canonical bytes of `pack`. Raises ShardError when it breaks a rule that `decode_pack` checks."""
+def check_pack(pack: Pack) -> None:
+    """Raises ShardError when `pack` breaks a rule that `decode_pack` checks."""
     for name, array, dtype in (
         ("segments", pack.segments, SEGMENT_DTYPE),
         ("spans", pack.spans, SPAN_DTYPE),
@@ -91,21 +91,26 @@ def encode_pack(pack: Pack) -> bytes:
         raise ShardError(f"pack: tokens is {tokens.dtype} of {tokens.ndim} dimensions, not integers of one")
     if len(tokens) and (int(tokens.min()) < 0 or int(tokens.max()) >= TOKEN_LIMIT):
         raise ShardError(f"pack: a token id is not in [0, {TOKEN_LIMIT})")
-    if fault := _fault(len(tokens), pack.segments, pack.spans, pack.images):
-        raise ShardError(f"pack: {fault}")
-    header = HEADER.pack(MAGIC, VERSION, len(tokens), len(pack.segments), len(pack.spans), len(pack.images), 0, 0)
-    lo = (tokens & 0xFFFF).astype("<u2")
-    hi = (tokens >> 16).astype("u1")
-    return b"".join(
-        (
-            header,
-            pack.segments.tobytes(),
-            pack.spans.tobytes(),
-            pack.images.tobytes(),
-            lo.tobytes(),
-            hi.tobytes(),
-        )
-    )
+    if broken := fault(pack):
+        raise ShardError(f"pack: {broken}")
+
+
+def planes(tokens: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint8]]:
+    """The low 16 bits of tokens, and the bits above."""
+    return tokens.astype("<u2"), (tokens >> 16).astype("u1")
+
+
+def encode_pack(pack: Pack) -> bytes:
+    """The canonical bytes of `pack`. Raises ShardError when it breaks a rule that `decode_pack` checks."""
+    check_pack(pack)
+    lo, hi = planes(pack.tokens)
+    return b"".join(canonical_parts(pack, lo.data, hi.data))
+
+
+def canonical_parts(pack: Pack, lo: memoryview, hi: memoryview) -> tuple[bytes | memoryview, ...]:
+    """The canonical bytes of a pack whose rules are checked, in parts; `lo` and `hi` are its planes."""
+    header = HEADER.pack(MAGIC, VERSION, len(pack.tokens), len(pack.segments), len(pack.spans), len(pack.images), 0, 0)
+    return header, pack.segments.tobytes(), pack.spans.tobytes(), pack.images.tobytes(), lo, hi
 
 
 def decode_pack(data: bytes | memoryview) -> Pack:
@@ -140,13 +145,14 @@ def decode_pack(data: bytes | memoryview) -> Pack:
     at += sizes[2]
     lo = np.frombuffer(view, "<u2", T, at)
     hi = np.frombuffer(view, "u1", T, at + sizes[3])
-    if fault := _fault(T, segments, spans, images):
-        raise ShardError(f"pack: {fault}")
     tokens = hi.astype(np.int32)
     tokens <<= 16
     tokens |= lo
     tokens.flags.writeable = False
-    return Pack(tokens=tokens, segments=segments, spans=spans, images=images)
+    pack = Pack(tokens=tokens, segments=segments, spans=spans, images=images)
+    if broken := fault(pack):
+        raise ShardError(f"pack: {broken}")
+    return pack
 
 
 def pack_digest(data: bytes | memoryview) -> bytes:
@@ -172,10 +178,9 @@ def tiles_by_image(pack: Pack) -> npt.NDArray[np.int64]:
     return tiles
 
 
-def _fault(
-    tokens: int, segments: npt.NDArray[np.void], spans: npt.NDArray[np.void], images: npt.NDArray[np.void]
-) -> str | None:
-    """The first rule that a pack of `tokens` tokens breaks, in words; None when it keeps them all."""
+def fault(pack: Pack) -> str | None:
+    """The first rule that the tables of a pack break, in words; None when they keep them all. Tokens are only counted."""
+    tokens, segments, spans, images = len(pack.tokens), pack.segments, pack.spans, pack.images
     starts = segments["start"].astype(np.int64)
     if (len(starts) == 0) != (tokens == 0):
         return f"{tokens} tokens in {len(starts)} segments"

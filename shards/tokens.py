@@ -1,56 +1,89 @@
-"""Token shards: files of packs, one zstd frame each, so that one pack is read without inflating its
-neighbours."""
+"""Token shards: files of packs, one zstd frame each, so that one pack is read without inflating its neighbours; and before
+them, in a frame of its own, the vocabulary by which their tokens are stored."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
+
+import numpy as np
+from blake3 import blake3
 
 from shards.atomic import atomic_write
 from shards.errors import ShardError
 from shards.layout import inside
 from shards.manifest import ShardEntry, stage_digest
-from shards.pack import Pack, decode_pack, pack_digest
+from shards.pack import TOKEN_LIMIT, Pack, canonical_parts, check_pack, encode_pack, planes
+from shards.packs import Packs
 from shards.seekable import SeekableReader, SeekableWriter
+from shards.stored import decode_stored, encode_stored
+from shards.vocabulary import EXCEPTION, decode_vocabulary, encode_vocabulary, rank_table, token_table, vocabulary
 
 
-def write_token_shard(build: Path, name: str, packs: Iterable[bytes], level: int = 3) -> tuple[ShardEntry, list[bytes]]:
-    """Write packs, as `encode_pack` gave them, to the file `name` of `build`, whole or not at all.
+def write_token_shard(build: Path, name: str, packs: Packs, level: int = 4) -> tuple[ShardEntry, bytes]:
+    """Write packs to the file `name` of `build`, whole or not at all.
 
-    Holds one pack at a time, and 44 bytes for each written. Returns the shard's entry for the manifest, and
-    the pack digests, 32 bytes each. Raises ShardError for bytes that are not a pack, so that no reader ever
-    meets them.
+    Returns the shard's entry for the manifest, and the pack digests, 32 bytes each. Takes some 10 bytes a token besides
+    `packs`. Raises ShardError, with the number of the pack, for what breaks a rule of a pack's: no reader ever meets it.
     """
     path = inside(build, name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    digests: list[bytes] = []
+    tokens = packs.tokens
+    for number in range(len(packs)) if _odd(tokens) else ():
+        _check(packs[number], path, number)  # one of them raises
+    words = vocabulary(tokens)
+    ranks = rank_table(words, int(tokens.max(initial=0)) + 1).take(tokens).astype("<u2", copy=False)
+    lo, hi = planes(tokens)
+    escaped = np.flatnonzero(ranks == EXCEPTION)
+    exceptions = tokens[escaped].astype("<u4")
+    ends = packs.token_ends.tolist()
+    exception_ends = np.searchsorted(escaped, packs.token_ends).tolist()
+    digests = bytearray()
+    start = first = 0
     with atomic_write(path) as file:
         writer = SeekableWriter(file, level)
-        for data in packs:
-            try:
-                decode_pack(data)
-            except ShardError as error:
-                raise ShardError(f"{path}: pack {len(writer)}: {error}") from error
-            writer.write_frame(data)
-            digests.append(pack_digest(data))
+        writer.write_frame(encode_vocabulary(words))
+        for number, (end, last) in enumerate(zip(ends, exception_ends, strict=True)):
+            pack = packs[number]
+            _check(pack, path, number)
+            digest = blake3(b"".join(canonical_parts(pack, lo[start:end].data, hi[start:end].data))).digest()
+            writer.write_frame(
+                encode_stored(pack, digest, ranks[start:end].tobytes(), exceptions[first:last].tobytes())
+            )
+            digests += digest
+            start, first = end, last
         seek = writer.close()
-    entry = ShardEntry(
-        name=name,
-        packs=len(digests),
-        bytes=file.bytes,
-        digest=stage_digest(digests),
-        seek=seek,
-        file=file.digest,
+    return (
+        ShardEntry(
+            name=name,
+            packs=len(packs),
+            bytes=file.bytes,
+            digest=stage_digest([bytes(digests)]),
+            seek=seek,
+            file=file.digest,
+        ),
+        bytes(digests),
     )
-    return entry, digests
+
+
+def _odd(tokens: np.ndarray) -> bool:
+    """Whether tokens have what no vocabulary can count."""
+    kind = tokens.dtype.kind not in "iu" or tokens.ndim != 1
+    return kind or bool(len(tokens) and (int(tokens.min()) < 0 or int(tokens.max()) >= TOKEN_LIMIT))
+
+
+def _check(pack: Pack, path: Path, number: int) -> None:
+    try:
+        check_pack(pack)
+    except ShardError as error:
+        raise ShardError(f"{path}: pack {number}: {error}") from error
 
 
 class TokenShard:
     """The packs of one token shard, by number within it.
 
-    Opening checks the file's size, its number of packs and the digest of its seek table against `entry`;
-    reading checks the frame's two checksums and the pack's rules. Raises ShardError with the file and the
-    pack. Safe in threads, forks and, by pickling, spawned processes.
+    Opening reads the seek table and the vocabulary, and checks the file's size, its number of packs and the digest of its
+    seek table against `entry`; reading checks the frame's two checksums and the pack's rules. Raises ShardError with the
+    file and the pack. Safe in threads, forks and, by pickling, spawned processes.
     """
 
     def __init__(self, build: Path, entry: ShardEntry) -> None:
@@ -59,20 +92,32 @@ class TokenShard:
         self._reader = SeekableReader(self.path, seek_digest=entry.seek)
         if self._reader.size != entry.bytes:
             raise ShardError(f"{self.path}: {self._reader.size} bytes, the manifest says {entry.bytes}")
-        if len(self._reader) != entry.packs:
-            raise ShardError(f"{self.path}: {len(self._reader)} packs, the manifest says {entry.packs}")
+        if not len(self._reader):
+            raise ShardError(f"{self.path}: no vocabulary: not one frame")
+        if len(self) != entry.packs:
+            raise ShardError(f"{self.path}: {len(self)} packs, the manifest says {entry.packs}")
+        try:
+            self._tokens = token_table(decode_vocabulary(self._reader.frame(0)))
+        except ShardError as error:
+            raise ShardError(f"{self.path}: {error}") from error
 
     def __len__(self) -> int:
-        return len(self._reader)
+        return len(self._reader) - 1
 
-    def raw(self, i: int) -> bytes:
-        """The canonical bytes of pack `i`. IndexError beyond the last."""
-        return self._reader.frame(i)
+    def read(self, i: int) -> tuple[Pack, bytes]:
+        """Pack `i` and its digest (32 bytes), as it is stored beside it. IndexError beyond the last."""
+        if not 0 <= i < len(self):
+            raise IndexError(f"{self.path}: pack {i} of {len(self)}")
+        data = self._reader.frame(i + 1)
+        try:
+            return decode_stored(data, self._tokens)
+        except ShardError as error:
+            raise ShardError(f"{self.path}: pack {i}: {error}") from error
 
     def pack(self, i: int) -> Pack:
         """Pack `i`, its tables views into its own bytes. IndexError beyond the last."""
-        data = self.raw(i)
-        try:
-            return decode_pack(data)
-        except ShardError as error:
-            raise ShardError(f"{self.path}: pack {i}: {error}") from error
+        return self.read(i)[0]
+
+    def raw(self, i: int) -> bytes:
+        """The canonical bytes of pack `i`. IndexError beyond the last."""
+        return encode_pack(self.pack(i))

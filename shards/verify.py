@@ -23,10 +23,12 @@ from shards.handles import PositionalFile
 from shards.layout import MANIFEST, inside
 from shards.manifest import Manifest, MediaShardEntry, ShardEntry, StageEntry, read_manifest
 from shards.media import BLOCK, END, MAX_IMAGE_BYTES, MediaReader, padding, tar_header
-from shards.pack import Pack, decode_pack, pack_digest
+from shards.pack import Pack, encode_pack, pack_digest
 from shards.rules import Counts, add_counts, pack_faults
 from shards.seekable import SeekableReader
 from shards.steps import STEP_DTYPE, read_steps, step_record
+from shards.stored import decode_stored
+from shards.vocabulary import decode_vocabulary, token_table
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(file, bytes read, bytes to read); both count the whole build."""
@@ -197,16 +199,11 @@ class _Verifier:
         counts = {source_key(name): Counts() for name in stage.sources}
         whole = True
         for shard in stage.shards:
-            for i, data in self._packs(shard):
-                try:
-                    pack = decode_pack(data) if data is not None else None
-                except ShardError as error:
-                    self._add(shard.name, f"pack {i}: {error}")
-                    pack = None
-                if data is None or pack is None:
+            for i, pack, digest in self._packs(shard):
+                if pack is None:
                     whole = False
                     continue
-                digests.update(pack_digest(data))
+                digests.update(digest)
                 for fault in pack_faults(pack, stage, self.manifest.geometry):
                     self._add(shard.name, f"pack {i}: {fault}")
                 if media is not None:
@@ -232,30 +229,34 @@ class _Verifier:
             else:
                 used[position] = True
 
-    def _packs(self, shard: ShardEntry) -> Iterator[tuple[int, bytes | None]]:
-        """Number and bytes of each pack of a shard; None for one that cannot be read, which is reported."""
+    def _packs(self, shard: ShardEntry) -> Iterator[tuple[int, Pack | None, bytes]]:
+        """Number, content and digest of each pack of a shard; None for one that cannot be read, which is reported."""
         self._file(shard.name)
         path = self.path / shard.name
         try:
             reader = SeekableReader(path, seek_digest=shard.seek)
+            if len(reader) - 1 != shard.packs:
+                self._add(shard.name, f"{len(reader) - 1} packs, the manifest says {shard.packs}")
+            tokens = token_table(decode_vocabulary(reader.frame(0) if len(reader) else b""))
         except ShardError as error:
             self._add(shard.name, _without(path, error))
-            yield 0, None
+            yield 0, None, b""
             return
-        if len(reader) != shard.packs:
-            self._add(shard.name, f"{len(reader)} packs, the manifest says {shard.packs}")
         digests = blake3()
         whole = True
-        for i in range(len(reader)):
+        for i in range(len(reader) - 1):
             try:
-                data = reader.frame(i)
+                pack, stored = decode_stored(reader.frame(i + 1), tokens)
             except ShardError as error:
-                self._add(shard.name, _without(path, error))
+                self._add(shard.name, f"pack {i}: {_without(path, error).removeprefix(f'frame {i + 1}: ')}")
                 whole = False
-                yield i, None
-            else:
-                digests.update(pack_digest(data))
-                yield i, data
+                yield i, None, b""
+                continue
+            digest = pack_digest(encode_pack(pack))
+            if digest != stored:
+                self._add(shard.name, f"pack {i}: its digest is {digest.hex()}, and {stored.hex()} is stored beside it")
+            digests.update(digest)
+            yield i, pack, digest
         if whole and digests.hexdigest() != shard.digest:
             self._add(shard.name, f"packs give digest {digests.hexdigest()}, the manifest says {shard.digest}")
 

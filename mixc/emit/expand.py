@@ -1,83 +1,188 @@
-"""From a sample's record to what stands in a pack: image runs at full length, spans moved with them. Pure."""
+"""From the records of samples to packs: pieces cut, image runs at full length, spans moved with them, samples laid end to
+end. Array work over many samples at once; pure.
+
+In a record one <IMG_CONTEXT> stands for each image; in a pack there is one for every token of its tiles. So a sample is
+stretches of text that move, and image runs between them that are made.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from shards.pack import IMAGE_DTYPE, SEGMENT_DTYPE, SPAN_DTYPE, Pack
+from mixc.emit.placements import Placements
+from mixc.measure.facts import RECORD_IMAGE
+from mixc.measure.records import U32, Parts, parts
+from mixc.sorting import ranges
+from shards.pack import IMAGE_DTYPE, SEGMENT_DTYPE, SPAN_DTYPE
+from shards.packs import Packs
 
-U32 = npt.NDArray[np.uint32]
+I64 = npt.NDArray[np.int64]
 
-
-@dataclass(frozen=True, slots=True)
-class Expanded:
-    """A sample, or a piece of one, as it stands in a pack. Positions count from its own first token."""
-
-    tokens: U32  # [T]
-    spans: U32  # [K, 2]: tokens [start, end) are supervised
-    images: npt.NDArray[np.void]  # IMAGE_DTYPE [I]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
-    """One sample's place in a pack: what the plan says of it, and its expanded content."""
-
-    id: bytes  # 16 bytes
-    source: int  # source_key of its source's name
-    epoch: int
-    piece: int
-    weight: float
-    content: Expanded
+_BLOCK = 1 << 20
+"""Tokens that are moved at a time: the arrays of their places stay in a processor's cache."""
 
 
-def expand(tokens: U32, spans: U32, images: npt.NDArray[np.void], *, tokens_per_tile: int) -> Expanded:
-    """Repeat each image's one `<IMG_CONTEXT>` for all of its tiles, and move spans and image positions along.
+class MismatchError(Exception):
+    """A record is not what the plan was made from. `args[0]` is the number of its placement."""
 
-    `tokens` uint32 [n], `spans` uint32 [k, 2], `images` RECORD_IMAGE [i], all counted in unexpanded tokens.
+
+@dataclass(slots=True, kw_only=True)
+class _Held:
+    """Rows of a table of packs, in the order in which fragments came: which placement each belongs to, and itself."""
+
+    owner: list[I64]
+    rows: list[npt.NDArray[np.void]]
+
+    def table(self, dtype: np.dtype[np.void]) -> tuple[I64, npt.NDArray[np.void]]:
+        """Owners and rows, in the order of placements."""
+        owner = np.concatenate([*self.owner, np.zeros(0, np.int64)])
+        rows = np.concatenate([*self.rows, np.zeros(0, dtype)])
+        order = np.argsort(owner, kind="stable")
+        return owner[order], rows[order]
+
+
+class Assembly:
+    """Packs [first, last) of a stage being put together, fragment by fragment, in any order.
+
+    Memory: 4 bytes a token, and some 100 a sample.
     """
-    counts = np.ones(len(tokens), dtype=np.int64)
-    if len(images):
-        tiles = images["cols"].astype(np.int64) * images["rows"] + images["thumbnail"]
-        counts[images["position"]] = tiles * tokens_per_tile
-    before = np.zeros(len(tokens) + 1, dtype=np.int64)  # expanded tokens before unexpanded token i
-    np.cumsum(counts, out=before[1:])
-    out = np.zeros(len(images), dtype=IMAGE_DTYPE)
-    for name in ("digest", "cols", "rows", "thumbnail"):
-        out[name] = images[name]
-    out["start"] = before[images["position"]]
-    return Expanded(np.repeat(tokens, counts), before[spans].astype(np.uint32), out)
+
+    def __init__(
+        self, placements: Placements, *, first: int, last: int, tokens_per_tile: int, image_context_id: int
+    ) -> None:
+        self._placements = placements
+        self._packs = last - first
+        self._pack = placements.pack - first
+        self._tokens_per_tile = tokens_per_tile
+        self._ends = np.cumsum(placements.tokens)
+        self._starts = self._ends - placements.tokens  # in the shard
+        # what no text is moved to is image run
+        self._tokens = np.full(int(placements.tokens.sum()), image_context_id, np.int32)
+        self._spans = _Held(owner=[], rows=[])
+        self._images = _Held(owner=[], rows=[])
+
+    def add(self, words: U32, placed: I64) -> None:
+        """Take the samples of the placements `placed` from the `words` of their object's samples.bin. Raises MismatchError."""
+        p = self._placements
+        try:
+            found = parts(words, p.offset[placed] // 4, p.length[placed] // 4)
+        except ValueError as error:
+            raise MismatchError(int(placed[error.args[0]])) from None
+        images = words[found.image_words].view(RECORD_IMAGE)
+        owner = np.repeat(np.arange(len(placed)), found.images)
+        run = self._run_lengths(images)
+        pictured = found.images > 0
+        expanded = found.tokens + np.bincount(owner, run - 1, len(placed)).astype(np.int64)
+        wrong = (found.images != p.images[placed]) | (p.piece_end[placed] > expanded)
+        wrong |= pictured & (p.tokens[placed] != expanded)
+        if wrong.any():
+            raise MismatchError(int(placed[np.flatnonzero(wrong)[0]]))
+        self._move_text(words, found, placed, images, owner, run)
+        self._add_images(placed, images, owner, run)
+        self._add_spans(words, found, placed, images, owner, run)
+
+    def _run_lengths(self, images: npt.NDArray[np.void]) -> I64:
+        tiles: I64 = images["cols"].astype(np.int64) * images["rows"] + images["thumbnail"]
+        return tiles * self._tokens_per_tile
+
+    def _move_text(
+        self, words: U32, found: Parts, placed: I64, images: npt.NDArray[np.void], owner: I64, run: I64
+    ) -> None:
+        """Copy the stretches between images: one more than a sample has images."""
+        start, end = self._placements.piece_start[placed], self._placements.piece_end[placed]
+        stretches = found.images + 1
+        first = np.cumsum(stretches) - stretches
+        begins, ends, grown = (np.zeros(int(stretches.sum()), np.int64) for _ in range(3))
+        begins[first] = start
+        ends[first + found.images] = np.where(found.images > 0, found.tokens, end)
+        after = first[owner] + _within(found.images) + 1  # the stretch behind each image
+        begins[after] = images["position"].astype(np.int64) + 1
+        ends[after - 1] = images["position"]
+        grown[after] = _growth_before(owner, run) + run - 1
+        sample = np.repeat(np.arange(len(placed)), stretches)
+        source = found.at[sample] + begins
+        target = self._starts[placed][sample] + begins - start[sample] + grown
+        lengths = ends - begins
+        for block in _blocks(lengths):
+            to, out_of = ranges(target[block], lengths[block]), ranges(source[block], lengths[block])
+            self._tokens[to] = words[out_of]
+
+    def _add_images(self, placed: I64, images: npt.NDArray[np.void], owner: I64, run: I64) -> None:
+        table = np.zeros(len(images), IMAGE_DTYPE)
+        for name in ("digest", "cols", "rows", "thumbnail"):
+            table[name] = images[name]
+        table["start"] = images["position"] + _growth_before(owner, run)
+        self._images.owner.append(placed[owner])
+        self._images.rows.append(table)
+
+    def _add_spans(
+        self, words: U32, found: Parts, placed: I64, images: npt.NDArray[np.void], owner: I64, run: I64
+    ) -> None:
+        """The first token of a piece has nothing before it to be predicted from, so it is never supervised."""
+        spans = words[found.span_words].reshape(-1, 2).astype(np.int64)
+        of = np.repeat(np.arange(len(placed)), found.spans)
+        if len(images):
+            before = np.concatenate([[0], np.cumsum(run - 1)])
+            first_image = np.cumsum(found.images) - found.images
+            places = (owner << 32) + images["position"]
+            for side in (0, 1):
+                passed = np.searchsorted(places, (of << 32) + spans[:, side])
+                spans[:, side] += before[passed] - before[first_image[of]]
+        start = self._placements.piece_start[placed][of]
+        length = self._placements.tokens[placed][of]
+        spans = np.clip(spans - start[:, None], 1, length[:, None])
+        kept = spans[:, 0] < spans[:, 1]
+        table = np.zeros(int(kept.sum()), SPAN_DTYPE)
+        table["start"], table["end"] = spans[kept].T
+        self._spans.owner.append(placed[of[kept]])
+        self._spans.rows.append(table)
+
+    def packs(self) -> Packs:
+        """All of it, once every placement was added."""
+        p = self._placements
+        samples = np.cumsum(np.bincount(self._pack, minlength=self._packs))
+        ends = np.concatenate([[0], self._ends])[samples]
+        in_pack = self._starts - np.concatenate([[0], ends])[self._pack]
+        segments = np.zeros(len(p), SEGMENT_DTYPE)
+        segments["start"] = in_pack
+        for name in ("id", "source", "epoch", "piece", "weight"):
+            segments[name] = getattr(p, name)
+        span_owner, spans = self._spans.table(SPAN_DTYPE)
+        image_owner, images = self._images.table(IMAGE_DTYPE)
+        for table, owner, names in ((spans, span_owner, ("start", "end")), (images, image_owner, ("start",))):
+            for name in names:
+                table[name] += in_pack[owner].astype(np.uint32)
+        return Packs(
+            tokens=self._tokens,
+            segments=segments,
+            spans=spans,
+            images=images,
+            token_ends=ends,
+            segment_ends=samples,
+            span_ends=np.searchsorted(self._pack[span_owner], np.arange(self._packs), side="right"),
+            image_ends=np.searchsorted(self._pack[image_owner], np.arange(self._packs), side="right"),
+        )
 
 
-def cut(sample: Expanded, start: int, end: int) -> Expanded:
-    """Tokens [start, end) of a sample. The first token of a piece has nothing before it to be predicted from, so it is
-    never supervised. Only samples without images are ever cut."""
-    if start == 0 and end == len(sample.tokens):
-        return sample
-    spans = np.clip(sample.spans.astype(np.int64) - start, 1, end - start)
-    return Expanded(sample.tokens[start:end], spans[spans[:, 0] < spans[:, 1]].astype(np.uint32), sample.images[:0])
+def _within(counts: I64) -> I64:
+    """0, 1, ..., count - 1 for each of the counts."""
+    return ranges(np.zeros_like(counts), counts)
 
 
-def assemble(segments: Sequence[Segment]) -> Pack:
-    """Lay samples end to end. An empty sequence gives the empty pack."""
-    lengths = np.array([len(s.content.tokens) for s in segments], dtype=np.int64)
-    starts = np.concatenate([[0], np.cumsum(lengths)])[: len(segments)]
-    table = np.zeros(len(segments), dtype=SEGMENT_DTYPE)
-    for i, segment in enumerate(segments):
-        table[i] = (segment.id, segment.source, starts[i], segment.epoch, segment.piece, segment.weight)
-    spans = np.zeros(sum(len(s.content.spans) for s in segments), dtype=SPAN_DTYPE)
-    images = np.zeros(sum(len(s.content.images) for s in segments), dtype=IMAGE_DTYPE)
-    k = i = 0
-    for start, segment in zip(starts, segments, strict=True):
-        content = segment.content
-        spans["start"][k : k + len(content.spans)] = content.spans[:, 0] + start
-        spans["end"][k : k + len(content.spans)] = content.spans[:, 1] + start
-        k += len(content.spans)
-        images[i : i + len(content.images)] = content.images
-        images["start"][i : i + len(content.images)] += np.uint32(start)
-        i += len(content.images)
-    tokens = np.concatenate([s.content.tokens for s in segments]) if segments else np.zeros(0, np.uint32)
-    return Pack(tokens=tokens.astype(np.int32), segments=table, spans=spans, images=images)
+def _growth_before(owner: I64, run: I64) -> I64:
+    """Of each image, how many tokens the images before it in its sample add."""
+    total = np.cumsum(run - 1) - (run - 1)
+    first = np.searchsorted(owner, owner)
+    return total - total[first]
+
+
+def _blocks(lengths: I64) -> list[slice]:
+    """Consecutive rows whose lengths add up to some _BLOCK."""
+    ends = np.cumsum(lengths)
+    cuts = np.searchsorted(ends, np.arange(_BLOCK, int(ends[-1]) if len(ends) else 0, _BLOCK), side="left") + 1
+    edges = np.unique(np.concatenate([[0], cuts, [len(lengths)]])).tolist()
+    return [slice(a, b) for a, b in pairwise(edges)]

@@ -14,9 +14,10 @@ from shards.layout import media_shard_name, token_shard_name
 MEDIA_SHARD_BYTES = 1 << 30
 """A media shard is closed when it has passed this size. A default of ours: large enough to stream, small to move."""
 
-MIN_SHARD_TOKENS, MAX_SHARD_TOKENS, SHARDS_A_STAGE = 1 << 20, 1 << 26, 16
-"""A stage becomes about 16 token shards, so that emit has work for several processes, of at least a million tokens
-(no dust in small builds) and at most 64 million (70 MB, so that a trillion tokens are fifteen thousand files)."""
+MIN_SHARD_TOKENS, MAX_SHARD_TOKENS, SHARDS_A_STAGE = 1 << 22, 1 << 25, 16
+"""A stage becomes about 16 token shards, so that emit has work for several processes, of at least four million tokens (no
+dust in small builds, and each has a vocabulary of its own) and at most 32 million: 34 MB, so that a shard is put together
+in half a GB of memory, and a trillion tokens are thirty thousand files."""
 
 
 class TokenShardTask(msgspec.Struct, frozen=True, tag="tokens"):

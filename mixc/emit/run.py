@@ -61,6 +61,7 @@ def emit(
             tasks=missing,
             objects={number: str(path) for number, path in objects.items()},
             tokens_per_tile=geometry.tokens_per_tile,
+            image_context_id=geometry.image_context_id,
         ),
     )
     run_tasks(EmitStep(staging), tasks=len(missing), workers=workers, scratch=work, progress=progress)

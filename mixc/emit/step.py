@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,19 @@ import numpy as np
 from datatrove.pipeline.base import PipelineStep
 
 import mixc.executor  # noqa: F401  quiets Datatrove in worker processes
-from mixc.emit.expand import Expanded, Segment, assemble, cut, expand
+from mixc.emit.expand import Assembly, MismatchError
 from mixc.emit.layout import MediaShardTask, TokenShardTask
+from mixc.emit.placements import read_placements
 from mixc.errors import BuildError
 from mixc.measure.object import Object
 from shards.atomic import atomic_write
-from shards.digest import source_key
+from shards.handles import HandleCache
 from shards.manifest import MediaShardEntry, ShardEntry
 from shards.media import MEDIA_DTYPE, write_media_shard
-from shards.pack import encode_pack
 from shards.tokens import write_token_shard
 
 OPEN_OBJECTS = 64
-"""Objects a task keeps open: bounds file handles, whatever the number of fragments."""
+"""Objects that a task keeps mapped: bounds them, whatever the number of fragments."""
 
 
 class TokenReceipt(msgspec.Struct, frozen=True, tag="tokens"):
@@ -71,6 +70,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     objects: dict[int, str]
     """Fragment number of the plan -> its object's folder."""
     tokens_per_tile: int
+    image_context_id: int
 
 
 def write_work(staging: Path, work: Work) -> None:
@@ -101,10 +101,11 @@ class EmitStep(PipelineStep):  # type: ignore[misc]
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
         work = self.work
-        self.objects, self.tokens_per_tile = work.objects, work.tokens_per_tile
-        self._open: dict[int, Object] = {}
+        self._objects: HandleCache[int, Object] = HandleCache(
+            lambda fragment: Object(Path(work.objects[fragment])), OPEN_OBJECTS
+        )
         for task in work.tasks[rank::world_size]:
-            receipt = self._tokens(task) if isinstance(task, TokenShardTask) else self._media(task)
+            receipt = self._tokens(task, work) if isinstance(task, TokenShardTask) else self._media(task)
             path = receipt_path(self.staging, task)
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(path) as file:
@@ -112,57 +113,34 @@ class EmitStep(PipelineStep):  # type: ignore[misc]
             self.stat_update("shards")
         yield from ()
 
-    def _object(self, fragment: int) -> Object:
-        if fragment not in self._open:
-            if len(self._open) >= OPEN_OBJECTS:
-                oldest = next(iter(self._open))
-                self._open.pop(oldest).close()
-            self._open[fragment] = Object.open(Path(self.objects[fragment]))
-        return self._open[fragment]
-
-    def _tokens(self, task: TokenShardTask) -> TokenReceipt:
-        entry, digests = write_token_shard(self.staging, task.name, self._packs(task))
-        return TokenReceipt(entry, b"".join(digests))
-
-    def _packs(self, task: TokenShardTask) -> Iterator[bytes]:
-        columns = (
-            'pack, source, id::BLOB, epoch, piece, piece_start, piece_end, weight, fragment, "offset", length, tokens'
+    def _tokens(self, task: TokenShardTask, work: Work) -> TokenReceipt:
+        plan = self.staging / "plan/placements.parquet"
+        placements = read_placements(plan, stage=task.stage, first=task.first, last=task.last)
+        assembly = Assembly(
+            placements,
+            first=task.first,
+            last=task.last,
+            tokens_per_tile=work.tokens_per_tile,
+            image_context_id=work.image_context_id,
         )
-        with duckdb.connect() as db:
-            db.execute("SET threads = 1")
-            rows = db.execute(
-                f"SELECT {columns} FROM read_parquet(?) WHERE stage = ? AND pack >= ? AND pack < ? ORDER BY pack, place",
-                [str(self.staging / "plan/placements.parquet"), task.stage, task.first, task.last],
-            )
-            expected = task.first
-            for pack, group in groupby(_stream(rows), key=lambda row: int(row[0])):
-                for _ in range(expected, pack):
-                    yield encode_pack(assemble([]))
-                yield encode_pack(assemble([self._segment(row) for row in group]))
-                expected = pack + 1
-            for _ in range(expected, task.last):
-                yield encode_pack(assemble([]))
-
-    def _segment(self, row: tuple[Any, ...]) -> Segment:
-        _, source, id, epoch, piece, start, end, weight, fragment, offset, length, tokens = row
-        record = self._object(fragment).record(offset, length)
-        whole = expand(record.tokens, record.spans, record.images, tokens_per_tile=self.tokens_per_tile)
-        content: Expanded = cut(whole, start, end)
-        if len(content.tokens) != tokens:
-            raise BuildError(
-                "an object does not hold what the plan was made from",
-                where=self.objects[fragment],
-                why=f"a sample of {len(content.tokens)} tokens stands where the plan counts {tokens}",
-                mend="delete the cache folder and compile again",
-            )
-        return Segment(
-            id=bytes(id),
-            source=source_key(source),
-            epoch=epoch,
-            piece=piece,
-            weight=weight,
-            content=content,
-        )
+        # every object once, and from its beginning to its end
+        order = np.lexsort((placements.offset, placements.fragment))
+        fragments = placements.fragment[order]
+        for placed in np.split(order, np.flatnonzero(np.diff(fragments)) + 1):
+            if not len(placed):
+                continue
+            fragment = int(placements.fragment[placed[0]])
+            try:
+                assembly.add(self._objects.get(fragment).words, placed)
+            except MismatchError as error:
+                raise BuildError(
+                    "an object does not hold what the plan was made from",
+                    where=work.objects[fragment],
+                    why=f"sample {placements.id[error.args[0]].tobytes().hex()} is not at {placements.offset[error.args[0]]}",
+                    mend="delete the cache folder and compile again",
+                ) from None
+        entry, digests = write_token_shard(self.staging, task.name, assembly.packs())
+        return TokenReceipt(entry, digests)
 
     def _media(self, task: MediaShardTask) -> MediaReceipt:
         with duckdb.connect() as db:
@@ -175,7 +153,7 @@ class EmitStep(PipelineStep):  # type: ignore[misc]
 
         def items() -> Iterator[tuple[bytes, str, bytes]]:
             for digest, fragment, offset, size, extension, _, _ in rows:
-                yield bytes(digest), extension, self._object(fragment).image(offset, size)
+                yield bytes(digest), extension, self._objects.get(fragment).image(offset, size)
 
         entry, offsets = write_media_shard(self.staging, task.name, items())
         records = np.zeros(len(rows), dtype=MEDIA_DTYPE)
@@ -184,8 +162,3 @@ class EmitStep(PipelineStep):  # type: ignore[misc]
             record["digest"], record["shard"], record["offset"] = bytes(digest), task.number, offsets[i]
             record["size"], record["width"], record["height"] = size, width, height
         return MediaReceipt(entry, records.tobytes())
-
-
-def _stream(rows: duckdb.DuckDBPyConnection, size: int = 4096) -> Iterator[tuple[Any, ...]]:
-    while batch := rows.fetchmany(size):
-        yield from batch

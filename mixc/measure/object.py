@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -20,15 +20,13 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from blake3 import blake3
 
+from mixc.cache.folders import partial, publish
 from mixc.errors import BuildError
-from mixc.measure.cache import partial, publish
 from mixc.measure.columns import ColumnTable
 from mixc.measure.facts import (
     FACTS_SCHEMA,
     MEDIA_SCHEMA,
     OBJECT_VERSION,
-    RECORD_HEADER,
-    RECORD_IMAGE,
     REJECTS_SCHEMA,
     ObjectInfo,
 )
@@ -231,88 +229,47 @@ def write_object(cache: Path, digest: str) -> Iterator[ObjectWriter]:
         publish(folder, object_path(cache, digest), lambda there: read_info(there) is not None)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A sample as measured: read-only views into the object."""
-
-    tokens: U32  # [T], images not expanded
-    spans: U32  # [K, 2]: tokens [start, end) are supervised
-    images: npt.NDArray[np.void]  # RECORD_IMAGE [I]
-
-
 class Object:
-    """A measured fragment, open for reading at random. Views that it gave stay valid after `close`."""
+    """A measured fragment, for reading at random. Its files are mapped when first read, and let go with the last array or
+    view of them; mapping costs the same for an object of any size."""
 
-    def __init__(self, path: Path, info: ObjectInfo) -> None:
-        self.path, self.info = path, info
-        self.facts = path / FACTS
-        self.rejects = path / REJECTS
-        self.media = path / MEDIA
-        self._samples = _map(path / SAMPLES_BIN)
-        self._images = _map(path / MEDIA_BIN)
+    def __init__(self, path: Path) -> None:
+        """Of a whole object (`read_info`). Raises BuildError, later, when a file is gone."""
+        self.path = path
 
-    @classmethod
-    def open(cls, path: Path) -> Object:
-        """Raises BuildError when there is no whole object at `path`."""
-        info = read_info(path)
-        if info is None:
-            raise BuildError(
-                "an object is missing or damaged", where=str(path), mend="compile again: it is measured anew"
-            )
-        return cls(path, info)
+    @cached_property
+    def words(self) -> U32:
+        """samples.bin, read-only: where facts.parquet has `offset` and `length`, there is a record (records.py)."""
+        return np.frombuffer(_map(self.path / SAMPLES_BIN), "<u4")
 
-    def record(self, offset: int, length: int) -> Record:
-        """The sample whose `offset` and `length` facts.parquet gives. Raises BuildError when there is none."""
-        data = self._slice(self._samples, offset, length, SAMPLES_BIN)
-        fits = length >= RECORD_HEADER.itemsize
-        header = np.frombuffer(data, RECORD_HEADER, 1)[0] if fits else np.zeros(1, RECORD_HEADER)[0]
-        tokens, spans, images = int(header["tokens"]), int(header["spans"]), int(header["images"])
-        at_spans = RECORD_HEADER.itemsize + 4 * tokens
-        at_images = at_spans + 8 * spans
-        if not fits or at_images + RECORD_IMAGE.itemsize * images != length:
-            raise BuildError(
-                "no record begins here", where=f"{self.path / SAMPLES_BIN}: {offset}", mend="delete the cache"
-            )
-        return Record(
-            np.frombuffer(data, "<u4", tokens, RECORD_HEADER.itemsize),
-            np.frombuffer(data, "<u4", 2 * spans, at_spans).reshape(-1, 2),
-            np.frombuffer(data, RECORD_IMAGE, images, at_images),
-        )
+    @cached_property
+    def _media(self) -> mmap.mmap | bytes:
+        return _map(self.path / MEDIA_BIN)
 
     def image(self, offset: int, size: int) -> bytes:
-        """The encoded image whose `offset` and `size` media.parquet gives."""
-        return bytes(self._slice(self._images, offset, size, MEDIA_BIN))
-
-    def close(self) -> None:
-        """Let go of the files, at the latest when the last view is gone."""
-        for mapped in (self._samples, self._images):
-            if isinstance(mapped, mmap.mmap):
-                with suppress(BufferError):  # views of it are alive; they keep it open
-                    mapped.close()
-
-    def __enter__(self) -> Object:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _slice(self, data: mmap.mmap | bytes, offset: int, length: int, name: str) -> memoryview:
-        if offset + length > len(data):
+        """The encoded image whose `offset` and `size` media.parquet gives. Raises BuildError when it lies beyond the end."""
+        if offset + size > len(self._media):
             raise BuildError(
-                "a record lies beyond the end of its file",
-                where=f"{self.path / name}: {offset} + {length} > {len(data)}",
+                "an image lies beyond the end of its file",
+                where=f"{self.path / MEDIA_BIN}: {offset} + {size} > {len(self._media)}",
                 mend="delete the cache and compile again",
             )
-        return memoryview(data)[offset : offset + length]
+        return self._media[offset : offset + size]
 
 
 def _map(path: Path) -> mmap.mmap | bytes:
-    with path.open("rb") as file:
-        if path.stat().st_size == 0:  # cannot be mapped
-            return b""
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        with path.open("rb") as file:
+            if path.stat().st_size == 0:  # cannot be mapped
+                return b""
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise BuildError(
+            "an object is gone that was measured",
+            where=str(path),
+            why=error.strerror or str(error),
+            mend="compile again, and leave the cache folder alone while it runs",
+        ) from error
 
 
 def reject_counts(path: Path) -> dict[str, int]:

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from mixc.compile import cache_folder
+from mixc.cache.folders import cache_folder
 from mixc.emit.lock import read_lock
 from mixc.errors import BuildError
 from mixc.measure.tokenizer import Tokenizer, load_tokenizer

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -13,13 +14,23 @@ import pyarrow.parquet as pq
 import pytest
 from msgspec.structs import replace as with_fields
 
-from mixc.errors import BuildError
 from mixc.measure import samples
-from mixc.measure.facts import FACTS_SCHEMA, MEDIA_SCHEMA, REJECTS_SCHEMA, ObjectInfo
+from mixc.measure.facts import FACTS_SCHEMA, MEDIA_SCHEMA, RECORD_IMAGE, REJECTS_SCHEMA, ObjectInfo
 from mixc.measure.identity import content_digest, image_digest, sample_id
-from mixc.measure.object import Object, object_digest, object_path, read_info, reject_counts, write_object
+from mixc.measure.object import (
+    FACTS,
+    MEDIA,
+    REJECTS,
+    Object,
+    object_digest,
+    object_path,
+    read_info,
+    reject_counts,
+    write_object,
+)
+from mixc.measure.records import parts
 from mixc.measure.samples import measure_rows
-from mixc.measure.template import TEMPLATES
+from mixc.measure.template import TEMPLATES, Tokens
 from mixc.measure.tokenizer import Tokenizer
 from mixc.sources.fragment import Fragment
 from mixc.sources.sample import Reject, Sample, Turn
@@ -41,9 +52,23 @@ def measured(tokenizer: Tokenizer, shape: Geometry, tmp_path: Path) -> Measured:
         with write_object(folder, KEY) as writer:
             fast = measure_rows(rows, writer, source="s", geometry=shape, tokenizer=tokenizer, template=TEMPLATE)
             writer.finish(FRAGMENT, KEY, fast_tokenizer=fast)
-        return Object.open(object_path(folder, KEY))
+        return Object(object_path(folder, KEY))
 
     return run
+
+
+def record_of(found: Object, fact: dict[str, Any]) -> Any:
+    """A sample's tokens, spans and images."""
+    words = found.words[fact["offset"] // 4 : (fact["offset"] + fact["length"]) // 4]
+    one = parts(words, np.array([0]), np.array([len(words)]))
+    tokens = words[int(one.at[0]) :][: int(one.tokens[0])]
+    return Tokens(tokens, words[one.span_words].reshape(-1, 2), words[one.image_words].view(RECORD_IMAGE))
+
+
+def info_of(found: Object) -> ObjectInfo:
+    info = read_info(found.path)
+    assert info is not None
+    return info
 
 
 def turns(*texts: str) -> tuple[Turn, ...]:
@@ -60,35 +85,39 @@ def test_an_object_holds_what_facts_say(measured: Measured, tokenizer: Tokenizer
         Sample(row=2, turns=chat, images=(small, large, small), columns={"score": 0.5}),
     ]
     found = measured(rows)
-    text, conversation = pq.read_table(found.facts).to_pylist()
-    assert pq.read_schema(found.facts).names == [*FACTS_SCHEMA.names, "col:lang", "col:score"]
+    text, conversation = pq.read_table(found.path / FACTS).to_pylist()
+    assert pq.read_schema(found.path / FACTS).names == [*FACTS_SCHEMA.names, "col:lang", "col:score"]
     assert (text["col:score"], text["col:lang"], conversation["col:score"]) == (1.0, "en", 0.5)
 
     content = content_digest(None, chat, [image_digest(image) for image in (small, large, small)])
     assert conversation["content"] == UUID(bytes=content)
     assert conversation["id"] == UUID(bytes=sample_id("s", content))
 
-    record = found.record(text["offset"], text["length"])
-    assert record.tokens.tolist() == [9707, 11, 1879, 0, 151643]
+    record = record_of(found, text)
+    assert record.ids.tolist() == [9707, 11, 1879, 0, 151643]
     assert record.spans.tolist() == [[1, 5]]
     assert (text["row"], text["tokens"], text["supervised_tokens"], text["characters"]) == (0, 5, 4, 13)
     assert [text[name] for name in ("images", "tiles", "turns", "width", "height", "image_bytes")] == [0] * 6
 
-    record = found.record(conversation["offset"], conversation["length"])
-    spans = [tokenizer.decode(record.tokens[start:end]) for start, end in record.spans]
+    record = record_of(found, conversation)
+    spans = [tokenizer.decode(record.ids[start:end]) for start, end in record.spans]
     assert spans == ["Two.<|im_end|>", "Yes, the first.<|im_end|>"]
-    assert record.images["digest"].tolist() == [image_digest(small), image_digest(large), image_digest(small)]
-    assert record.tokens[record.images["position"]].tolist() == [151671] * 3
+    assert [i["digest"].tobytes() for i in record.images] == [
+        image_digest(small),
+        image_digest(large),
+        image_digest(small),
+    ]
+    assert record.ids[record.images["position"]].tolist() == [151671] * 3
     grids = [(int(i["cols"]), int(i["rows"]), int(i["thumbnail"])) for i in record.images]
     assert grids == [(1, 1, 0), (2, 1, 1), (1, 1, 0)]
     assert conversation["tiles"] == 1 + 3 + 1
-    assert conversation["tokens"] == len(record.tokens) - 3 + 5 * 256
+    assert conversation["tokens"] == len(record.ids) - 3 + 5 * 256
     assert conversation["supervised_tokens"] == sum(end - start for start, end in record.spans.tolist())
     assert (conversation["images"], conversation["turns"], conversation["row"]) == (3, 4, 2)
     assert (conversation["width"], conversation["height"]) == (896, 448)
     assert conversation["image_bytes"] == 2 * len(small) + len(large)
 
-    media = pq.read_table(found.media)
+    media = pq.read_table(found.path / MEDIA)
     assert media.schema.equals(MEDIA_SCHEMA)
     for row, image in zip(media.to_pylist(), (small, large, small), strict=True):
         assert found.image(row["offset"], row["size"]) == image
@@ -96,11 +125,10 @@ def test_an_object_holds_what_facts_say(measured: Measured, tokenizer: Tokenizer
     assert media["extension"].to_pylist() == ["png", "jpg", "png"]
     assert (found.path / "media.bin").stat().st_size == len(small) + len(large)  # once each
 
-    assert pq.read_table(found.rejects).to_pylist() == [{"row": 1, "reason": "broken_row", "detail": "line 2"}]
-    assert (found.info.samples, found.info.rejects, found.info.fast_tokenizer) == (2, 1, True)
-    assert found.info.tokens == text["tokens"] + conversation["tokens"]
-    assert found.info.columns == {"lang": "string", "score": "double"}
-    found.close()
+    assert pq.read_table(found.path / REJECTS).to_pylist() == [{"row": 1, "reason": "broken_row", "detail": "line 2"}]
+    assert (info_of(found).samples, info_of(found).rejects, info_of(found).fast_tokenizer) == (2, 1, True)
+    assert info_of(found).tokens == text["tokens"] + conversation["tokens"]
+    assert info_of(found).columns == {"lang": "string", "score": "double"}
 
 
 def test_unusable_samples_are_rejected_with_their_reason(measured: Measured, picture: Picture) -> None:
@@ -119,7 +147,7 @@ def test_unusable_samples_are_rejected_with_their_reason(measured: Measured, pic
         Sample(row=9, turns=ask, images=(good,)),
     ]
     found = measured(rows)
-    rejects = pq.read_table(found.rejects)
+    rejects = pq.read_table(found.path / REJECTS)
     assert rejects.schema.equals(REJECTS_SCHEMA)
     assert [(row["row"], row["reason"]) for row in rejects.to_pylist()] == [
         (0, "image_empty"),
@@ -132,7 +160,7 @@ def test_unusable_samples_are_rejected_with_their_reason(measured: Measured, pic
         (8, "not_utf8"),
     ]
     assert rejects["detail"].to_pylist()[3] == "image 2 of 2: no known image format"
-    assert pq.read_table(found.facts)["row"].to_pylist() == [4, 9]
+    assert pq.read_table(found.path / FACTS)["row"].to_pylist() == [4, 9]
     assert reject_counts(found.path) == {
         "empty_text": 1,
         "image_bomb": 1,
@@ -142,14 +170,14 @@ def test_unusable_samples_are_rejected_with_their_reason(measured: Measured, pic
         "placeholder_mismatch": 1,
     }
     # an image of a rejected sample is kept only for the sample that has it, too, and is not rejected
-    assert pq.read_table(found.media)["digest"].to_pylist() == [image_digest(good)]
+    assert pq.read_table(found.path / MEDIA)["digest"].to_pylist() == [image_digest(good)]
     assert (found.path / "media.bin").read_bytes() == good
 
 
 def test_an_empty_fragment_is_an_object(measured: Measured) -> None:
     found = measured([])
-    assert (found.info.samples, found.info.rejects, found.info.tokens) == (0, 0, 0)
-    assert pq.read_table(found.facts).schema.equals(FACTS_SCHEMA)
+    assert (info_of(found).samples, info_of(found).rejects, info_of(found).tokens) == (0, 0, 0)
+    assert pq.read_table(found.path / FACTS).schema.equals(FACTS_SCHEMA)
     assert reject_counts(found.path) == {}
 
 
@@ -209,9 +237,9 @@ def test_a_fast_tokenizer_that_fails_here_is_replaced_and_recorded(
     monkeypatch.setattr(samples, "BATCH_SAMPLES", 5)
     rows = some_rows(picture)
     right = measured(rows, replace(tokenizer, fast=False), folder=tmp_path / "a")
-    assert not right.info.fast_tokenizer
+    assert not info_of(right).fast_tokenizer
     found = measured(rows, kind(tokenizer.path, tokenizer.digest, fast=True), folder=tmp_path / "b")
-    assert not found.info.fast_tokenizer
+    assert not info_of(found).fast_tokenizer
     assert files(found.path) == files(right.path)
 
 
@@ -258,27 +286,6 @@ def test_a_damaged_object_is_none(measured: Measured, picture: Picture, damage: 
         case "missing":
             data.unlink()
     assert read_info(path) is None
-    with pytest.raises(BuildError, match="missing or damaged"):
-        Object.open(path)
     before = files(measured(some_rows(picture)).path)  # measured again, it replaces the damaged one
     assert read_info(path) is not None
     assert before == files(path)
-
-
-def test_a_record_that_is_none_is_refused(measured: Measured, picture: Picture) -> None:
-    with measured(some_rows(picture)) as found:
-        size = (found.path / "samples.bin").stat().st_size
-        with pytest.raises(BuildError, match="beyond the end"):
-            found.record(size - 4, 16)
-        for offset, length in ((0, 4), (0, 16), (4, 32)):
-            with pytest.raises(BuildError, match="no record begins here"):
-                found.record(offset, length)
-
-
-def test_views_outlive_the_object(measured: Measured, picture: Picture) -> None:
-    found = measured([Sample(row=0, text="Hello, world!")])
-    fact = pq.read_table(found.facts).to_pylist()[0]
-    record = found.record(fact["offset"], fact["length"])
-    found.close()
-    assert record.tokens.tolist() == [9707, 11, 1879, 0, 151643]
-    assert not record.tokens.flags.writeable

@@ -8,16 +8,19 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from mixc.emit.expand import expand
+from mixc.emit.expand import Assembly
+from mixc.emit.placements import Placements
 from mixc.measure.facts import RECORD_IMAGE
 from mixc.measure.family import FAMILIES, geometry
 from mixc.measure.image import MAX_PIXELS
-from mixc.measure.template import TEMPLATES, tokenize
+from mixc.measure.records import Records, encode
+from mixc.measure.template import TEMPLATES, Tokens, tokenize
 from mixc.measure.tiles import grid, image_tokens
 from mixc.measure.tokenizer import Tokenizer, load_tokenizer
 from mixc.sources.sample import Role, Sample, Turn
@@ -52,9 +55,7 @@ def render(sample: str, tokenizer: Tokenizer, shape: Geometry) -> str:
     for record, position, size in zip(records, tokens.images, written.images, strict=True):
         record["position"] = position
         record["cols"], record["rows"], record["thumbnail"] = grid(*size, shape)
-    whole = expand(tokens.ids, tokens.spans, records, tokens_per_tile=shape.tokens_per_tile)
-    supervised = {i for start, end in whole.spans.tolist() for i in range(start, end)}
-    ids = whole.tokens.tolist()
+    ids, supervised = expanded(tokens, records, shape)
     lines = []
     for position, id in enumerate(ids):
         if id == shape.image_context_id and ids[position - 1] == id == ids[position + 1]:
@@ -64,6 +65,34 @@ def render(sample: str, tokenizer: Tokenizer, shape: Geometry) -> str:
         text = tokenizer.decode([id]).replace("\n", "\\n").replace(" ", "␣")
         lines.append(f"{position:6} {id:7} {'*' if position in supervised else ' '} {text}")
     return "\n".join([*lines, f"{len(ids)} tokens, {len(supervised)} supervised\n"])
+
+
+def expanded(tokens: Tokens, images: np.ndarray, shape: Geometry) -> tuple[list[int], set[int]]:
+    """The tokens of a sample as they stand in a pack, and the positions that are supervised."""
+    words, lengths = encode(
+        Records(
+            tokens=tokens.ids,
+            token_ends=np.array([len(tokens.ids)]),
+            spans=tokens.spans,
+            span_ends=np.array([len(tokens.spans)]),
+            images=images,
+            image_ends=np.array([len(images)]),
+        )
+    )
+    tiles = int((images["cols"].astype(int) * images["rows"] + images["thumbnail"]).sum())
+    length = len(tokens.ids) - len(images) + tiles * shape.tokens_per_tile
+    whole = {"piece_end": length, "tokens": length, "images": len(images), "tiles": tiles, "length": lengths[0]}
+    columns = {field.name: np.array([whole.get(field.name, 0)]) for field in fields(Placements)}
+    assembly = Assembly(
+        Placements(**columns | {"id": np.zeros(1, "V16")}),
+        first=0,
+        last=1,
+        tokens_per_tile=shape.tokens_per_tile,
+        image_context_id=shape.image_context_id,
+    )
+    assembly.add(words, np.array([0]))
+    pack = assembly.packs()[0]
+    return pack.tokens.tolist(), {i for start, end in pack.spans.tolist() for i in range(start, end)}
 
 
 def rewritten(page: str, make: Callable[[str], str]) -> str:

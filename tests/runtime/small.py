@@ -26,9 +26,10 @@ from shards.manifest import (
     write_manifest,
 )
 from shards.media import MEDIA_DTYPE, write_media_index, write_media_shard
-from shards.pack import EMPTY_PACK, IMAGE_DTYPE, SEGMENT_DTYPE, SPAN_DTYPE, Pack, encode_pack
+from shards.pack import EMPTY_PACK, IMAGE_DTYPE, SEGMENT_DTYPE, SPAN_DTYPE, Pack
 from shards.steps import STEP_DTYPE, step_record, write_steps
 from shards.tokens import write_token_shard
+from tests.columns import columns
 
 GEOMETRY = Geometry(
     name="sail-vl-tiny",
@@ -129,13 +130,13 @@ def write_build(
     folder.mkdir(parents=True)
     entries = []
     for name, (settings, steps) in stages.items():
-        packs = [encode_pack(pack) for step in steps for pack in step]
+        packs = [pack for step in steps for pack in step]
         middle = len(packs) // 2
         shards, digests = [], []
         for number, part in enumerate((packs[:middle], packs[middle:])):
-            entry, its_digests = write_token_shard(folder, token_shard_name(name, number), part)
+            entry, its_digests = write_token_shard(folder, token_shard_name(name, number), columns(part))
             shards.append(entry)
-            digests += its_digests
+            digests.append(its_digests)
         records = np.array([step_record(step) for step in steps], STEP_DTYPE)
         share = SourceShare(
             wished=0.0, met=0.0, epochs=0.0, samples=0, tokens=0, supervised_tokens=0, images=0, tiles=0

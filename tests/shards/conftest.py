@@ -26,10 +26,11 @@ from shards.manifest import (
     write_manifest,
 )
 from shards.media import MEDIA_DTYPE, write_media_index, write_media_shard
-from shards.pack import EMPTY_PACK, IMAGE_DTYPE, SEGMENT_DTYPE, SPAN_DTYPE, Pack, encode_pack
+from shards.pack import EMPTY_PACK, IMAGE_DTYPE, SEGMENT_DTYPE, SPAN_DTYPE, Pack
 from shards.rules import Counts, add_counts
 from shards.steps import STEP_DTYPE, step_record, write_steps
 from shards.tokens import write_token_shard
+from tests.columns import columns
 
 GEOMETRY = Geometry(
     name="tiny",
@@ -104,8 +105,7 @@ MEDIA = ((0, 1, 2), (3, 4))  # image numbers by shard, in order of first use
 def write_stage(build: Path, name: str, shards: list[list[Pack]], batch: int = 2) -> StageEntry:
     packs = [pack for shard in shards for pack in shard]
     written = [
-        write_token_shard(build, f"tokens/{name}/{n:05d}.tokens.zst", [encode_pack(pack) for pack in shard])
-        for n, shard in enumerate(shards)
+        write_token_shard(build, f"tokens/{name}/{n:05d}.tokens.zst", columns(shard)) for n, shard in enumerate(shards)
     ]
     records = np.array([step_record(packs[i : i + batch]) for i in range(0, len(packs), batch)], STEP_DTYPE)
     counts = {source_key(source): Counts() for source in SOURCES}
@@ -130,7 +130,7 @@ def write_stage(build: Path, name: str, shards: list[list[Pack]], batch: int = 2
             for source in SOURCES
         },
         train=TRAIN,
-        digest=stage_digest(digest for _, digests in written for digest in digests),
+        digest=stage_digest(digests for _, digests in written),
         steps_file=f"tokens/{name}/steps",
         steps_digest=write_steps(build / f"tokens/{name}/steps", records),
         shards=[entry for entry, _ in written],

@@ -27,6 +27,8 @@ from shards.pack import (
 )
 from shards.seekable import TABLE_ENTRY, SeekableWriter, checksum, encode_seek_table
 from shards.steps import step_record
+from shards.stored import encode_stored
+from shards.vocabulary import encode_vocabulary, rank_table, vocabulary
 
 PAGE = (Path(__file__).parents[2] / "docs" / "format.md").read_text("utf-8")
 BLOCKS = {
@@ -56,10 +58,17 @@ PACK = Pack(
 )
 DIGESTS = [pack_digest(encode_pack(pack)) for pack in (PACK, EMPTY_PACK)]
 STEP = step_record([PACK, EMPTY_PACK]).tobytes()
+WORDS = vocabulary(PACK.tokens)
+STORED = [
+    encode_stored(pack, its, rank_table(WORDS, 1 << 18)[pack.tokens].tobytes(), b"")
+    for pack, its in zip((PACK, EMPTY_PACK), DIGESTS, strict=True)
+]
+FRAMES = [encode_vocabulary(WORDS), *STORED]
+SIZES = (48, 193, 58)
+"""Of these frames, compressed."""
 SEEK_TABLE = encode_seek_table(
     b"".join(
-        TABLE_ENTRY.pack(compressed, len(data), checksum(data))
-        for compressed, data in ((175, encode_pack(PACK)), (25, encode_pack(EMPTY_PACK)))
+        TABLE_ENTRY.pack(compressed, len(data), checksum(data)) for compressed, data in zip(SIZES, FRAMES, strict=True)
     )
 )
 ROOT = {
@@ -107,6 +116,8 @@ ROOT = {
 ENCODED = {
     "pack": encode_pack(PACK),
     "empty-pack": encode_pack(EMPTY_PACK),
+    "vocabulary": FRAMES[0],
+    "stored-pack": STORED[0],
     "seek-table": SEEK_TABLE,
     "step": STEP,
     "tar-header": tar_header(f"{IMAGE_DIGEST.hex()}.jpg", len(IMAGE)).rstrip(b"\0"),
@@ -165,11 +176,29 @@ def test_a_reader_written_from_the_page_alone() -> None:
 @pytest.mark.skipif(zstandard.ZSTD_VERSION != (1, 5, 7), reason="the page quotes sizes of zstd 1.5.7")
 def test_the_frames_take_the_bytes_that_the_page_says() -> None:
     file = io.BytesIO()
-    writer = SeekableWriter(file)
-    writer.write_frame(documented("pack"))
-    writer.write_frame(documented("empty-pack"))
+    writer = SeekableWriter(file, level=4)
+    for frame in FRAMES:
+        writer.write_frame(frame)
     writer.close()
-    assert file.getvalue()[175 + 25 :] == documented("seek-table")
+    assert file.getvalue()[sum(SIZES) :] == documented("seek-table")
+
+
+def test_a_stored_pack_read_by_the_page_alone() -> None:
+    words, data = documented("vocabulary"), documented("stored-pack")
+    entries = int.from_bytes(words[4:8], "little")
+    steps = [words[8 + i] + 256 * words[8 + entries + i] + 65536 * words[8 + 2 * entries + i] for i in range(entries)]
+    ids, token = [], 0
+    for step in steps:
+        token = (token + step) % (1 << 24)
+        ids.append(token)
+    assert data[:4] == b"MXS1" and data[32:64].hex() == BLOCKS["digest", "pack"].strip()
+    tokens, segments, spans, images, exceptions = (
+        int.from_bytes(data[at : at + 4], "little") for at in range(8, 28, 4)
+    )
+    tables = 40 * segments + 8 * spans + 40 * images
+    assert data[64 : 64 + tables] == documented("pack")[32 : 32 + tables]
+    ranks = [int.from_bytes(data[64 + tables + 2 * i :][:2], "little") for i in range(tokens)]
+    assert exceptions == 0 and [ids[rank] for rank in ranks] == PACK.tokens.tolist()
 
 
 def test_canonical_numbers_and_strings_as_the_page_has_them() -> None:

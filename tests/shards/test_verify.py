@@ -23,10 +23,11 @@ from shards.manifest import (
     write_manifest,
 )
 from shards.media import MEDIA_DTYPE, tar_header
-from shards.pack import Pack, decode_pack, encode_pack
+from shards.pack import Pack
 from shards.steps import STEP_DTYPE
 from shards.tokens import TokenShard, write_token_shard
 from shards.verify import Problem, verify
+from tests.columns import columns
 
 replace = msgspec.structs.replace
 
@@ -106,16 +107,18 @@ def rewrite_pack(build: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     manifest = read_manifest(build)
     stage = manifest.stages[0]
     readers = [TokenShard(build, entry) for entry in stage.shards]
-    packs = [[reader.raw(i) for i in range(len(reader))] for reader in readers]
-    first = decode_pack(packs[0][0])
+    packs = [[reader.pack(i) for i in range(len(reader))] for reader in readers]
+    first = packs[0][0]
     fields = {name: getattr(first, name).copy() for name in ("tokens", "segments", "spans", "images")}
     edit(fields)
-    packs[0][0] = encode_pack(Pack(**fields))
-    written = [write_token_shard(build, entry.name, shard) for entry, shard in zip(stage.shards, packs, strict=True)]
+    packs[0][0] = Pack(**fields)
+    written = [
+        write_token_shard(build, entry.name, columns(own)) for entry, own in zip(stage.shards, packs, strict=True)
+    ]
     stage = replace(
         stage,
         shards=[entry for entry, _ in written],
-        digest=stage_digest(digest for _, digests in written for digest in digests),
+        digest=stage_digest(digests for _, digests in written),
     )
     seal(build, replace(manifest, stages=[stage, *manifest.stages[1:]]))
 
