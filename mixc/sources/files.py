@@ -18,6 +18,9 @@ from mixc.sources import remote
 CHUNK = 1 << 20
 """Bytes that are read at a time when a file is read from end to end."""
 
+Opener = Callable[[str], BinaryIO]
+"""`open_binary`, or one that does more (hashed.py)."""
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:://|::)")
 
 

@@ -29,13 +29,14 @@ def read(fragment: Fragment, source: Source) -> Iterator[Sample | Reject]:
     """Every row of the fragment in file order, as a Sample or a Reject that has the row's number. Streams.
 
     Raises SourceError: the file cannot be read or is not of its format; no row has a column that the source
-    needs (at the end, except for Parquet, since the rows themselves say which columns there are).
+    needs (at the end, except for Parquet, since the rows themselves say which columns there are; not of a part: another
+    may have it, and its rows are rejects).
     """
     used = names(source, fragment.format)
     folder = ImageFolder(fragment.image_root or posixpath.dirname(fragment.path))
     found: set[str] = set()
     parsed = False
-    for raw in raw_rows(fragment.path, fragment.format, source):
+    for raw in raw_rows(fragment.path, fragment.format, source, fragment.part):
         if isinstance(raw, Reject):
             yield raw
             continue
@@ -50,7 +51,7 @@ def read(fragment: Fragment, source: Source) -> Iterator[Sample | Reject]:
                 mend="put such data into one nested column, which is passed over",
             )
         yield _sample(raw, source, used, folder)
-    if parsed:
+    if parsed and fragment.part is None:
         for key, wanted in used.required(source):
             if found.isdisjoint(wanted):
                 raise missing(printable(fragment.path), key, wanted, found)

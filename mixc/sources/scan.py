@@ -10,6 +10,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from mixc.cache.use import touch
 from mixc.errors import SourceError
 from mixc.sources import files, scan_cache
 from mixc.sources.files import Stamp, printable, reading
@@ -18,6 +19,7 @@ from mixc.sources.formats import arrow, imagefolder, parquet
 from mixc.sources.formats.detect import detect
 from mixc.sources.formats.rows import all_names, raw_rows
 from mixc.sources.fragment import Fragment
+from mixc.sources.hashed import Hashing
 from mixc.sources.images import ImageFolder, Problem, references
 from mixc.sources.names import image_key, missing, names
 from mixc.sources.paths import expand
@@ -115,12 +117,14 @@ class _Scanner:
         with reading(path):
             stamp = self._stamp(path)
             if entry is not None and entry.proves(entry.identity, stamp):
+                touch(self._place(path))
                 paths = [reference.path for reference in entry.references]
                 return _File(path, stamp, entry.format, entry.digest, paths, entry.has_image_column, entry, False)
             is_folder = self._is_folder(path)
             format = "imagefolder" if is_folder else detect(path, self._source.format)
-            digest = imagefolder.digest(path) if is_folder else _digest(path)
-            references, has_image_column = self._references(path, format)
+            hashing = Hashing()  # first, so that what reads rows for their images is what digests the file
+            references, has_image_column = self._references(path, format, hashing)
+            digest = imagefolder.digest(path, hashing.digest) if is_folder else hashing.digest(path)
             if self._stamp(path) != stamp:
                 raise SourceError(
                     "this file changed while it was read",
@@ -173,17 +177,19 @@ class _Scanner:
         more = (source.frames, sorted((source.columns or {}).items())) if source.frames or source.columns else ()
         return scan_cache.place(self._cache, path, *map(str, asked + more))
 
-    def _references(self, path: str, format: str) -> tuple[set[str], bool]:
+    def _references(self, path: str, format: str, hashing: Hashing) -> tuple[set[str], bool]:
         """The image paths that the rows of a file name, and whether any row has the image column."""
         used = names(self._source, format)
         if used.image is None or format == "webdataset":
             return set(), False
         if format in ("parquet", "arrow"):
-            found_in = parquet.image_references if format == "parquet" else arrow.image_references
-            return found_in(path, used.image, self._source.columns)
+            columns = self._source.columns
+            if format == "parquet":
+                return parquet.image_references(path, used.image, columns)
+            return arrow.image_references(path, used.image, columns, hashing.open)
         found: set[str] = set()
         has_column = False
-        for raw in raw_rows(path, format, self._source):
+        for raw in raw_rows(path, format, self._source, opener=hashing.open):
             if isinstance(raw, RawRow) and used.image in raw.values:
                 has_column = True
                 found.update(references(raw.values[used.image]))
@@ -199,7 +205,7 @@ def _look(path: str, folder: ImageFolder, before: Reference | None, entry: Entry
         stamp = files.stamp(place)
         if before is not None and entry is not None and entry.proves(before.identity, stamp):
             return before
-        digest = _digest(place)
+        digest = Hashing().digest(place)
     except OSError:
         return Reference(path, "", 0, _MISSING)
     return Reference(path, stamp.identity, stamp.size, digest)
@@ -213,14 +219,6 @@ def _news(references: list[Reference], before: dict[str, Reference]) -> bool:
         else reference != before.get(reference.path)
         for reference in references
     )
-
-
-def _digest(path: str) -> str:
-    hasher = blake3()
-    with files.open_binary(path) as file:
-        for chunk in files.chunks(file):
-            hasher.update(chunk)
-    return hasher.hexdigest()
 
 
 def _combined(digest: str, references: list[Reference]) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pyarrow as pa
 
 from mixc.errors import SourceError
-from mixc.sources.files import open_binary, printable
+from mixc.sources.files import Opener, open_binary, printable
 from mixc.sources.formats import table
 from mixc.sources.images import references
 from mixc.sources.raw import RawRow, reject
@@ -41,9 +41,9 @@ def all_names(path: str) -> set[str]:
         return set(stream.schema.names)
 
 
-def image_references(path: str, name: str, columns: Mapping[str, str] | None) -> tuple[set[str], bool]:
+def image_references(path: str, name: str, columns: Mapping[str, str] | None, opener: Opener) -> tuple[set[str], bool]:
     """The image paths that the rows name in the column `name`, and whether there is one, as `parquet` has it."""
-    with _opened(path) as stream:
+    with _opened(path, opener) as stream:
         column = table.image_column(stream.schema, name, columns)
         if column is None:
             return set(), False
@@ -82,8 +82,8 @@ def _validate(batch: pa.RecordBatch) -> None:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[pa.RecordBatchReader]:
-    with open_binary(path) as file:
+def _opened(path: str, opener: Opener = open_binary) -> Iterator[pa.RecordBatchReader]:
+    with opener(path) as file:
         try:
             stream = pa.ipc.open_stream(file)
         except (pa.ArrowException, OSError) as error:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from mixc.errors import SourceError
-from mixc.sources.files import open_binary, printable
+from mixc.sources.files import Opener, open_binary, printable
 from mixc.sources.formats.inflate import StreamError, inflated
 from mixc.sources.formats.jsonl import Line, lines
 from mixc.sources.raw import ROW_BYTES_LIMIT, RawRow, reject
@@ -35,7 +35,7 @@ class _TooLongError(Exception):
     pass
 
 
-def rows(path: str, format: str) -> Iterator[RawRow | Reject]:
+def rows(path: str, format: str, opener: Opener = open_binary) -> Iterator[RawRow | Reject]:
     """The rows under the header. `format` is csv or tsv, then .gz, .zst or nothing. Raises OSError, and SourceError
     when there is no usable header.
 
@@ -45,7 +45,7 @@ def rows(path: str, format: str) -> Iterator[RawRow | Reject]:
     """
     delimiter = "\t" if format.startswith("tsv") else ","
     row = 0
-    with open_binary(path) as file:
+    with opener(path) as file:
         feed = _Feed(lines(inflated(file, format), keep_cr=True))
         records = csv.reader(feed, delimiter=delimiter, strict=True)
         try:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import codecs
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from blake3 import blake3
 
 from mixc.sources import files
-from mixc.sources.files import Stamp
+from mixc.sources.files import Opener, Stamp
 from mixc.sources.raw import ROW_BYTES_LIMIT, RawRow, reject
 from mixc.sources.sample import Reject
 
@@ -39,17 +39,13 @@ def stamp(path: str) -> Stamp:
     return Stamp(size, f"folder {proof.hexdigest()}", newest)
 
 
-def digest(path: str) -> str:
+def digest(path: str, of_file: Callable[[str], str]) -> str:
     """blake3 hex of `mixc imagefolder 1`, a zero byte, and for each image, in order, its name and its text's blake3 in
-    hexadecimal or nothing, each as a little-endian u32 length and UTF-8 bytes. Raises OSError."""
+    hexadecimal or nothing, each as a little-endian u32 length and UTF-8 bytes. `of_file` gives the blake3 hex of the file at
+    a path. Raises OSError."""
     hasher = blake3(b"mixc imagefolder 1\0")
     for image, text in pairs(path):
-        content = blake3()
-        if text is not None:
-            with files.open_binary(posixpath.join(path, text)) as file:
-                for chunk in files.chunks(file):
-                    content.update(chunk)
-        hasher.update(_prefixed(image) + _prefixed(content.hexdigest() if text is not None else ""))
+        hasher.update(_prefixed(image) + _prefixed(of_file(posixpath.join(path, text)) if text is not None else ""))
     return hasher.hexdigest()
 
 
@@ -62,7 +58,7 @@ def is_image(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
 
 
-def rows(path: str) -> Iterator[RawRow | Reject]:
+def rows(path: str, opener: Opener = files.open_binary) -> Iterator[RawRow | Reject]:
     """`image` and `file_name`: the image's name; `text`: the content of the file beside it; `label`: the folder's
     name. Raises OSError when the folder cannot be read."""
     label = posixpath.basename(path.rstrip("/"))
@@ -70,7 +66,7 @@ def rows(path: str) -> Iterator[RawRow | Reject]:
         values: dict[str, object] = {"image": image, "file_name": image, "label": label}
         if text is not None:
             try:
-                with files.open_binary(posixpath.join(path, text)) as file:
+                with opener(posixpath.join(path, text)) as file:
                     content = b"".join(files.at_most(file, ROW_BYTES_LIMIT + 1))
             except OSError as error:
                 yield reject(row, "broken_row", f"{text!r}: {files.reason(error)}")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from mixc.errors import SourceError
-from mixc.sources.files import CHUNK, open_binary, printable
+from mixc.sources.files import CHUNK, Opener, open_binary, printable
 from mixc.sources.formats.json_value import DEPTH_LIMIT, too_deep
 from mixc.sources.raw import ROW_BYTES_LIMIT, RawRow, reject
 from mixc.sources.sample import Reject
@@ -20,13 +20,13 @@ _CUT_TOKEN = re.compile(r"u[0-9A-Fa-f]{0,4}|\.|[eE][+-]?")  # of an escape, of a
 _DECODER = json.JSONDecoder()
 
 
-def rows(path: str) -> Iterator[RawRow | Reject]:
+def rows(path: str, opener: Opener = open_binary) -> Iterator[RawRow | Reject]:
     """The objects of the list, in order. Raises OSError, and SourceError with line and column where the file
     is not a list or where its JSON is broken: beyond that place, no row of it could be told from another.
 
     A file that ends in the middle (a broken download) keeps its rows, followed by one Reject.
     """
-    with open_binary(path) as file:
+    with opener(path) as file:
         text = _Text(file)
         text.skip_space()
         if text.peek() != "[":

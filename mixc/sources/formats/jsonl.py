@@ -6,9 +6,10 @@ import codecs
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mixc.sources.files import open_binary
+from mixc.sources.files import Opener, at_most, open_binary
 from mixc.sources.formats.inflate import StreamError, inflated
 from mixc.sources.formats.json_value import BadJSONError, parse
+from mixc.sources.fragment import Part
 from mixc.sources.raw import ROW_BYTES_LIMIT, RawRow, reject
 from mixc.sources.sample import Reject
 
@@ -20,16 +21,21 @@ class Line(NamedTuple):
     """Without its line end; None when longer than ROW_BYTES_LIMIT."""
 
 
-def rows(path: str, format: str) -> Iterator[RawRow | Reject]:
-    """The rows of a file of format jsonl, jsonl.gz or jsonl.zst. Raises OSError.
+def rows(path: str, format: str, part: Part | None = None, opener: Opener = open_binary) -> Iterator[RawRow | Reject]:
+    """The rows of a file of format jsonl, jsonl.gz or jsonl.zst, or of a part of a plain one. Raises OSError.
 
     Lines end with LF or CRLF. Blank lines are not rows. A UTF-8 byte order mark at the start is skipped.
     Where the stream breaks off, the lines before it are kept and one Reject follows.
     """
-    row = 0
-    with open_binary(path) as file:
+    row, first_line = (0, 1) if part is None else (part.first_row, part.first_line)
+    with opener(path) as file:
+        if part is None:
+            stream = inflated(file, format)
+        else:
+            file.seek(part.first)
+            stream = at_most(file, part.last - part.first)
         try:
-            for line in lines(inflated(file, format)):
+            for line in lines(stream, start=first_line):
                 if line.content is not None and not line.content.strip():
                     continue
                 yield _row(row, line)
@@ -52,13 +58,14 @@ def _row(row: int, line: Line) -> RawRow | Reject:
     return RawRow(row=row, values=value)
 
 
-def lines(stream: Iterator[bytes], *, keep_cr: bool = False) -> Iterator[Line]:
-    """Splits at LF, and takes a CR before it away unless it is to be kept. Holds one line at most, and of a line that is too long nothing but the fact.
+def lines(stream: Iterator[bytes], *, keep_cr: bool = False, start: int = 1) -> Iterator[Line]:
+    """Splits at LF, and takes a CR before it away unless it is to be kept. Lines are numbered from `start`. Holds one line at
+    most, and of a line that is too long nothing but the fact.
 
     A StreamError of `stream` is passed on after the last whole line; the piece of a line before it is left
     out.
     """
-    number = 1
+    number = start
     parts: list[bytes] = []  # of the line that the last chunk left open
     size = 0
     for chunk in stream:

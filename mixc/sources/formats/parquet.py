@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from mixc.errors import SourceError
 from mixc.sources.files import open_binary, printable
 from mixc.sources.formats import table
+from mixc.sources.fragment import Part
 from mixc.sources.images import references
 from mixc.sources.raw import RawRow, reject
 from mixc.sources.rename import rename
@@ -26,8 +27,8 @@ _DAMAGED_ROWS = 1 << 20
 too."""
 
 
-def rows(path: str, source: Source) -> Iterator[RawRow | Reject]:
-    """The rows of a file. Raises OSError, and SourceError when it is not Parquet or lacks a column the source
+def rows(path: str, source: Source, part: Part | None = None) -> Iterator[RawRow | Reject]:
+    """The rows of a file, or of a part of it. Raises OSError, and SourceError when it is not Parquet or lacks a column the source
     needs.
 
     A row group that is damaged (checksums are verified where the writer left any) is a Reject for each of its
@@ -37,8 +38,8 @@ def rows(path: str, source: Source) -> Iterator[RawRow | Reject]:
         schema = file.schema_arrow
         table.check(path, schema, source, "parquet")
         wanted = table.wanted(schema, source, "parquet")
-        row = 0
-        for group in range(file.num_row_groups):
+        row = 0 if part is None else part.first_row
+        for group in range(file.num_row_groups) if part is None else range(part.first, part.last):
             first, count = row, file.metadata.row_group(group).num_rows
             try:
                 for batch in _batches(file, group, wanted):

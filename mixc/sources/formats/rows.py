@@ -5,43 +5,47 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from mixc.sources.files import reading
+from mixc.sources.files import Opener, open_binary, reading
 from mixc.sources.formats import arrow, delimited, imagefolder, json_array, jsonl, parquet, webdataset
+from mixc.sources.fragment import Part
 from mixc.sources.raw import RawRow
 from mixc.sources.rename import rename
 from mixc.sources.sample import Reject
 from mixc.spec.schema import Source
 
 
-def raw_rows(path: str, format: str, source: Source) -> Iterator[RawRow | Reject]:
-    """The rows of the file at `path`, in file order, numbered from 0, in bounded memory.
+def raw_rows(
+    path: str, format: str, source: Source, part: Part | None = None, opener: Opener = open_binary
+) -> Iterator[RawRow | Reject]:
+    """The rows of the file at `path`, or of a part of it, in file order, in bounded memory. Rows are numbered from 0 in the
+    file.
 
-    `format` is a fragment's (`detect.FORMATS`). Raises SourceError when the file cannot be read at all.
+    `format` is a fragment's (`detect.FORMATS`). `opener` opens what is read from start to end: all but Parquet and tars. Raises SourceError when the file cannot be read at all.
     """
     with reading(path):
-        for row in _rows(path, format, source):
+        for row in _rows(path, format, source, part, opener):
             # a tar has put the new names in itself, before it looked for its defaults
             if source.columns and format != "webdataset" and isinstance(row, RawRow):
                 row = RawRow(row=row.row, values=rename(row.values, source.columns), unread=row.unread)
             yield row
 
 
-def _rows(path: str, format: str, source: Source) -> Iterator[RawRow | Reject]:
+def _rows(path: str, format: str, source: Source, part: Part | None, opener: Opener) -> Iterator[RawRow | Reject]:
     match format:
         case "parquet":
-            return parquet.rows(path, source)
+            return parquet.rows(path, source, part)
         case "arrow":
             return arrow.rows(path, source)
         case "jsonl" | "jsonl.gz" | "jsonl.zst":
-            return jsonl.rows(path, format)
+            return jsonl.rows(path, format, part, opener)
         case "csv" | "csv.gz" | "csv.zst" | "tsv" | "tsv.gz" | "tsv.zst":
-            return delimited.rows(path, format)
+            return delimited.rows(path, format, opener)
         case "json":
-            return json_array.rows(path)
+            return json_array.rows(path, opener)
         case "webdataset":
             return webdataset.rows(path, source)
         case "imagefolder":
-            return imagefolder.rows(path)
+            return imagefolder.rows(path, opener)
         case _:
             raise ValueError(f"no such format: {format!r}")
 
