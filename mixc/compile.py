@@ -21,10 +21,13 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mixc.emit.lock import LockedFragment, encode_lock, make_lock, moved_inputs, moved_results, read_lock, refuse
+from mixc.cache.folders import cache_folder
+from mixc.cache.use import Use, using
+from mixc.emit.lock import Lock, LockedFragment, encode_lock, make_lock, moved_inputs, moved_results, read_lock, refuse
 from mixc.emit.run import emit
 from mixc.errors import BuildError, SourceError
 from mixc.measure.family import FAMILIES, geometry
+from mixc.measure.object import object_digest
 from mixc.measure.run import ObjectRef, measure
 from mixc.measure.template import TEMPLATES
 from mixc.measure.tokenizer import Tokenizer, load_tokenizer
@@ -62,13 +65,6 @@ LOCK = "mixture.lock"
 REJECTS = "rejects.parquet"
 
 
-def cache_folder() -> Path:
-    """`MIXC_CACHE`, or `mixc` in the user's cache folder. Safe to delete."""
-    if set_by_user := os.environ.get("MIXC_CACHE"):
-        return Path(set_by_user)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mixc"
-
-
 @dataclass(frozen=True, slots=True)
 class Measured:
     """A spec with its sources scanned and measured: all that planning needs."""
@@ -99,17 +95,30 @@ class Compiled:
     """The build stood there already."""
 
 
-def front(spec: Path, overrides: Sequence[str] = (), *, workers: int = 1, progress: Progress | None = None) -> Measured:
-    """Parse, check, scan, measure, compute signals. Raises MixcError for whatever is wrong with the spec or its sources."""
+def front(
+    spec: Path, overrides: Sequence[str] = (), *, use: Use, workers: int = 1, progress: Progress | None = None
+) -> Measured:
+    """Parse, check, scan, measure, compute signals. What it gives lies in the cache, and stays there as long as `use`. Raises
+    MixcError for whatever is wrong with the spec or its sources."""
     loaded = load(spec, overrides)
     warnings = check_loaded(loaded)
     point = loaded.spec.continue_from
     consumed = None if point is None else read_consumed(loaded.base / point.build, point)
-    cache = cache_folder()
+    cache = use.cache
     tokenizer = load_tokenizer(loaded.spec.tokenizer, base=loaded.base, cache=cache)
     shape = geometry(loaded.spec, tokenizer)
     fragments = [fragment for name in sorted(loaded.spec.sources) for fragment in scan_source(loaded, name, cache)]
     template = TEMPLATES[FAMILIES[loaded.spec.model].template]
+    use.objects(
+        object_digest(
+            fragment,
+            loaded.spec.sources[fragment.source],
+            geometry=shape,
+            tokenizer=tokenizer.digest,
+            template=template.digest,
+        )
+        for fragment in fragments
+    )
     objects = measure(
         fragments,
         loaded.spec,
@@ -128,6 +137,9 @@ def front(spec: Path, overrides: Sequence[str] = (), *, workers: int = 1, progre
         cache=cache,
         workers=workers,
         progress=(lambda done, total: progress("signals", done, total)) if progress else None,
+    )
+    use.settle(
+        signals=[path.parent.name for own in signals.values() for path in own.values()], tokenizer=tokenizer.digest
     )
     return Measured(loaded, shape, tokenizer, template.digest, objects, warnings, signals, consumed)
 
@@ -201,7 +213,17 @@ def compile_spec(
     out = Path(os.path.abspath(out))  # noqa: PTH100  not resolve(): `out` may be a link that should stay one
     _check_place(out)
     lock = read_lock(_lock_path(spec, out)) if locked else None
-    measured = front(spec, overrides, workers=workers, progress=progress)
+    with using(cache_folder()) as use:
+        measured = front(spec, overrides, use=use, workers=workers, progress=progress)
+        compiled = _build(measured, spec, out, lock, workers, progress)
+    measured.warnings.extend(use.warnings)
+    return compiled
+
+
+def _build(
+    measured: Measured, spec: Path, out: Path, lock: Lock | None, workers: int, progress: Progress | None
+) -> Compiled:
+    """Plan and emit. `lock` is what the build must be like."""
     canonical_spec = canonical(measured.loaded.spec)
     sources = _locked_sources(measured)
     if lock:

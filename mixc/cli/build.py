@@ -56,14 +56,17 @@ def plan(
     """Show what would be built: shares wished and met, epochs, tokens, packing, drops. Writes no shard."""
     import tempfile
 
+    from mixc.cache.folders import cache_folder
+    from mixc.cache.use import using
     from mixc.cli.console import print_json, progress_bar, warn
     from mixc.compile import front, plan_only
 
-    with progress_bar() as progress:
-        measured = front(spec, set, workers=count_workers(workers), progress=progress)
-    with tempfile.TemporaryDirectory(prefix="mixc-plan-") as folder:
-        summary = plan_only(measured, Path(folder), threads=count_workers(workers))
-    warn(measured.warnings)
+    with using(cache_folder()) as use:
+        with progress_bar() as progress:
+            measured = front(spec, set, use=use, workers=count_workers(workers), progress=progress)
+        with tempfile.TemporaryDirectory(prefix="mixc-plan-") as folder:
+            summary = plan_only(measured, Path(folder), threads=count_workers(workers))
+    warn([*measured.warnings, *use.warnings])
     if json:
         print_json(summary)
     else:

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from mixc.cli import build, look, run
+from mixc.cli import build, cache, look, run
 from mixc.errors import MixcError
 
 INTERRUPTED = 130
@@ -38,6 +38,7 @@ app.command(rich_help_panel="Look")(look.inspect)
 app.command(rich_help_panel="Look")(look.explain)
 app.command(rich_help_panel="Look")(look.verify)
 app.command(rich_help_panel="Look")(look.report)
+app.add_typer(cache.app, name="cache", rich_help_panel="Look")
 
 
 def main() -> None:

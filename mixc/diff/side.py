@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 import pyarrow.parquet as pq
 
+from mixc.cache.folders import cache_folder
+from mixc.cache.use import using
 from mixc.emit.lock import read_lock
 from mixc.emit.run import train_settings
 from mixc.errors import BuildError
@@ -97,8 +99,9 @@ def _spec_side(path: Path, scratch: Path, workers: int) -> Side:
     from mixc.compile import front, plan_only
     from mixc.spec.canonical import canonical
 
-    measured = front(path, workers=workers)
-    summary = plan_only(measured, scratch, threads=workers)
+    with using(cache_folder()) as use:
+        measured = front(path, use=use, workers=workers)
+        summary = plan_only(measured, scratch, threads=workers)
     spec = measured.loaded.spec
     return Side(
         label=str(path),

@@ -19,8 +19,8 @@ import msgspec
 import numpy as np
 from blake3 import blake3
 
+from mixc.cache.folders import partial, publish
 from mixc.errors import SpecError
-from mixc.measure.cache import partial, publish
 from mixc.measure.tokenizer import Tokenizer
 
 AGREE_TEXTS = 64

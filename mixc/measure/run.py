@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mixc.cache.folders import partial, sweep, writing
 from mixc.errors import BuildError
 from mixc.executor import run_tasks
-from mixc.measure.cache import partial, sweep, writing
 from mixc.measure.facts import ObjectInfo
 from mixc.measure.object import object_digest, object_path, read_info, reject_counts
 from mixc.measure.step import Job, MeasureStep, write_jobs

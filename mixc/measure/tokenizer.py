@@ -23,9 +23,9 @@ import numpy.typing as npt
 import tokenizers
 from blake3 import blake3
 
+from mixc.cache.folders import partial, publish
 from mixc.errors import SpecError
 from mixc.measure import qwen
-from mixc.measure.cache import partial, publish
 
 NAMES = {"qwen2.5": qwen.DIGEST, "qwen3": qwen.DIGEST}
 """Tokenizers that come with mixc. Qwen3 has Qwen2.5's vocabulary; its further added tokens are in qwen.py."""

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import msgspec
 
+from mixc.cache.folders import partial, sweep, writing
 from mixc.clean.benchmark_files import load_benchmark
 from mixc.errors import BuildError, SpecError
 from mixc.executor import run_tasks
-from mixc.measure.cache import partial, sweep, writing
 from mixc.measure.run import ObjectRef
 from mixc.signals.names import SIGNALS
 from mixc.signals.own import load_function

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from datatrove.pipeline.base import PipelineStep
 
 import mixc.executor  # noqa: F401  quiets Datatrove in worker processes
+from mixc.cache.folders import partial, publish
 from mixc.clean.contamination import Benchmark
 from mixc.errors import BuildError
-from mixc.measure.cache import partial, publish
 from mixc.measure.faults import changed, named
 from mixc.measure.object import FACTS as FACTS_FILE
 from mixc.signals.batch import Batch, batch_of, batches

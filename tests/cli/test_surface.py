@@ -28,6 +28,9 @@ SURFACE = {
     "explain": {"build", "--stage", "--step", "--sample", "--json", "--help"},
     "verify": {"build", "--json", "--help"},
     "report": {"build", "--out", "-o", "--help"},
+    "cache": {"--help"},
+    "cache ls": {"--json", "--help"},
+    "cache prune": {"--to", "--older-than", "--all", "--dry-run", "--json", "--help"},
 }
 
 
@@ -45,7 +48,9 @@ def mixc(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_commands_and_options() -> None:
     group = typer.main.get_command(app)
     found = {}
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
+    commands = dict(group.commands)  # type: ignore[attr-defined]
+    commands |= {f"cache {name}": command for name, command in commands["cache"].commands.items()}
+    for name, command in commands.items():
         names: set[str] = set()
         for parameter in command.params:
             names |= set(parameter.opts) | set(parameter.secondary_opts)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mixc.measure import cache
+from mixc.cache import folders as cache
 
 
 def whole(folder: Path) -> bool:
@@ -60,7 +60,7 @@ def test_what_is_damaged_gives_way(tmp_path: Path) -> None:
 def test_only_what_dead_processes_left_is_swept(tmp_path: Path) -> None:
     leave = f"""
 from pathlib import Path
-from mixc.measure import cache
+from mixc.cache import folders as cache
 import os
 with cache.partial(Path({str(tmp_path)!r}), "dead") as folder:
     (folder / "f").write_text("half")
@@ -81,7 +81,7 @@ def test_a_host_name_with_dots_is_one_field(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(socket, "gethostname", lambda: "a.b.example.org")
     with cache.partial(tmp_path, "x"):
         assert cache.sweep(tmp_path) == 0
-        monkeypatch.setattr(cache, "_alive", lambda pid: pid != os.getpid())
+        monkeypatch.setattr(cache, "alive", lambda pid: pid != os.getpid())
         assert cache.sweep(tmp_path) == 1
 
 

@@ -1,11 +1,16 @@
 """Where finished things appear by one atomic rename, and unfinished ones are swept up after a process that died.
 
-    CACHE/objects/<first two hex>/<digest>/     measured fragments (object.py)
-    CACHE/tokenizers/<digest>/                  built tokenizers and what is known of them (tokenizer.py)
+    CACHE/objects/<first two hex>/<digest>/     measured fragments (mixc/measure/object.py)
+    CACHE/signals/<first two hex>/<digest>/     values of a signal of an object (mixc/signals/store.py)
+    CACHE/tokenizers/<digest>/                  built tokenizers and what is known of them (mixc/measure/tokenizer.py)
+    CACHE/scan/<first two hex>/<digest>         what a scan found in a file (mixc/sources/scan_cache.py)
     CACHE/partial/<label>.<host>.<pid>.<n>/     being written by that process; removed by a later run once it is dead
+    CACHE/leases/<host>.<pid>.<n>               what that process is using (leases.py)
+    CACHE/lock                                  held for moments by who takes a lease and who removes (leases.py)
 
-Everything is named by the digest of what went into it, so it is safe to delete the cache at any time, and two processes
-that make the same thing make equal bytes: whoever renames second throws its copy away.
+Everything is named by the digest of what went into it, so it is safe to delete the cache when nothing runs, and two
+processes that make the same thing make equal bytes: whoever renames second throws its copy away. A folder of two hex
+digits is never removed, or it could go just before something is renamed into it.
 """
 
 from __future__ import annotations
@@ -24,10 +29,22 @@ _PARTIAL = "partial"
 _serial = itertools.count()
 
 
+def cache_folder() -> Path:
+    """`MIXC_CACHE`, or `mixc` in the user's cache folder. Safe to delete."""
+    if set_by_user := os.environ.get("MIXC_CACHE"):
+        return Path(set_by_user)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mixc"
+
+
+def own_name(*before: str) -> str:
+    """A name in the cache that no other process has: `before`, host, process and a number."""
+    return ".".join((*before, host(), str(os.getpid()), str(next(_serial))))
+
+
 @contextlib.contextmanager
 def partial(cache: Path, label: str) -> Iterator[Path]:
     """A fresh folder on the cache's file system, removed at the end if `publish` has not moved it."""
-    folder = cache / _PARTIAL / f"{label}.{_host()}.{os.getpid()}.{next(_serial)}"
+    folder = cache / _PARTIAL / own_name(label)
     folder.mkdir(parents=True)
     try:
         yield folder
@@ -74,8 +91,8 @@ def sweep(cache: Path) -> int:
     """Remove what dead processes of this host left unfinished. Returns how many folders went."""
     removed = 0
     for folder in (cache / _PARTIAL).glob("*"):
-        host, pid = _owner(folder.name)
-        if host == _host() and not _alive(pid):
+        owner, pid = _owner(folder.name)
+        if owner == host() and not alive(pid):
             shutil.rmtree(folder, ignore_errors=True)
             removed += 1
     return removed
@@ -86,11 +103,11 @@ def _owner(name: str) -> tuple[str, int]:
     return (fields[1], int(fields[2])) if len(fields) >= 4 and fields[2].isdigit() else ("", 0)
 
 
-def _host() -> str:
+def host() -> str:
     return socket.gethostname().replace(".", "-")
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
