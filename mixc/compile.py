@@ -38,6 +38,7 @@ from mixc.plan.tables import PlanSummary
 from mixc.signals.names import SIGNALS
 from mixc.signals.run import compute_signals, pinned_signals
 from mixc.sources.fragment import Fragment
+from mixc.sources.read import check_columns
 from mixc.sources.scan import scan
 from mixc.spec.canonical import canonical
 from mixc.spec.check import check
@@ -313,6 +314,8 @@ def _check_rejects(loaded: LoadedSpec, objects: list[ObjectRef]) -> None:
             for ref in refs:
                 for reason, count in ref.reject_counts.items():
                     reasons[reason] = reasons.get(reason, 0) + count
+            if bad == rows and reasons.keys() == {"missing_value"}:
+                check_columns(refs[0].fragment, loaded.spec.sources[name])
             raise SourceError(
                 f"{bad} of {rows} rows of source {name!r} are unusable",
                 where=loaded.locate(f"sources.{name}"),

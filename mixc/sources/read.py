@@ -10,7 +10,7 @@ from itertools import islice
 from mixc.errors import SourceError
 from mixc.sources.files import printable, reading
 from mixc.sources.formats import arrow, parquet
-from mixc.sources.formats.rows import raw_rows
+from mixc.sources.formats.rows import all_names, raw_rows
 from mixc.sources.fragment import Fragment
 from mixc.sources.images import ImageFolder, Problem, evenly, load
 from mixc.sources.names import Names, missing, names
@@ -29,8 +29,8 @@ def read(fragment: Fragment, source: Source) -> Iterator[Sample | Reject]:
     """Every row of the fragment in file order, as a Sample or a Reject that has the row's number. Streams.
 
     Raises SourceError: the file cannot be read or is not of its format; no row has a column that the source
-    needs (at the end, except for Parquet, since the rows themselves say which columns there are; not of a part: another
-    may have it, and its rows are rejects).
+    needs (at the end, except for Parquet, since the rows themselves say which columns there are; not of a part, for another
+    may have it: `check_columns`).
     """
     used = names(source, fragment.format)
     folder = ImageFolder(fragment.image_root or posixpath.dirname(fragment.path))
@@ -55,6 +55,15 @@ def read(fragment: Fragment, source: Source) -> Iterator[Sample | Reject]:
         for key, wanted in used.required(source):
             if found.isdisjoint(wanted):
                 raise missing(printable(fragment.path), key, wanted, found)
+
+
+def check_columns(fragment: Fragment, source: Source) -> None:
+    """Raises SourceError when the first 1,000 rows of the fragment's file lack a column that the source needs. To be asked
+    when every row of every part of a file was rejected for want of a value."""
+    found = all_names(fragment.path, fragment.format, source)
+    for key, wanted in names(source, fragment.format).required(source):
+        if found.isdisjoint(wanted):
+            raise missing(printable(fragment.path), key, wanted, found)
 
 
 def columns(fragment: Fragment, source: Source) -> dict[str, str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import posixpath
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from blake3 import blake3
 
@@ -22,9 +24,10 @@ from mixc.sources.fragment import Fragment
 from mixc.sources.hashed import Hashing
 from mixc.sources.images import ImageFolder, Problem, references
 from mixc.sources.names import image_key, missing, names
+from mixc.sources.parts import LineParts, Piece, row_group_pieces
 from mixc.sources.paths import expand
 from mixc.sources.raw import RawRow
-from mixc.sources.scan_cache import Entry, Reference
+from mixc.sources.scan_cache import Content, Entry, Reference
 from mixc.spec.schema import Source
 
 _THREADS = 8
@@ -36,7 +39,7 @@ _OUTSIDE, _MISSING = "outside", "missing"
 
 
 def scan(name: str, source: Source, base: Path, cache: Path) -> list[Fragment]:
-    """The fragments of the source `name`, one a file, sorted by (digest, path).
+    """The fragments of the source `name`, one a file or a part of a large one, sorted by (digest, path).
 
     `base` is the spec's folder; `cache` the folder whose `scan/` remembers unchanged files. Reads every file
     that is new or changed, and every image file that rows name; decodes no image. Raises SourceError: nothing
@@ -47,7 +50,7 @@ def scan(name: str, source: Source, base: Path, cache: Path) -> list[Fragment]:
     with ThreadPoolExecutor(_THREADS) as pool:
         scanner = _Scanner(name, source, root, cache, pool)
         known = list(pool.map(scanner.file, paths))  # of several errors, that of the first path is raised
-        fragments = [scanner.fragment(file) for file in known]
+        fragments = [fragment for file in known for fragment in scanner.fragments(file)]
     image = source.frames or source.image
     if source.kind == "chat" and image and not any(file.may_have_images for file in known):
         found = all_names(known[0].path, known[0].format, source)
@@ -56,7 +59,7 @@ def scan(name: str, source: Source, base: Path, cache: Path) -> list[Fragment]:
 
 
 def unchanged(fragment: Fragment, source: Source, cache: Path) -> bool:
-    """Whether the fragment's file, and the image files that it names, are what they were when it was scanned.
+    """Whether the fragment's rows, and the image files that they name, are what they were when it was scanned.
 
     Cheap when the scan cache knows them. To be asked after a fragment was read, before what was read is kept
     under its digest. Raises SourceError as `scan`.
@@ -64,7 +67,7 @@ def unchanged(fragment: Fragment, source: Source, cache: Path) -> bool:
     root = fragment.image_root if source.image_root is not None else None
     with ThreadPoolExecutor(_THREADS) as pool:
         scanner = _Scanner(fragment.source, source, root, cache, pool)
-        return scanner.fragment(scanner.file(fragment.path)).digest == fragment.digest
+        return scanner.has(scanner.file(fragment.path), fragment)
 
 
 def image_root(name: str, source: Source, base: Path) -> str | None:
@@ -88,10 +91,8 @@ class _File:
     path: str
     stamp: Stamp
     format: str
-    digest: str
-    """blake3 hex of its bytes."""
-    references: list[str]
-    """Sorted, as the rows write them."""
+    contents: list[tuple[Piece, list[str]]]
+    """Its pieces, and the image paths that the rows of each name: sorted, as the rows write them."""
     has_image_column: bool
     entry: Entry | None
     """What an earlier scan recorded of the file, be it out of date."""
@@ -118,20 +119,19 @@ class _Scanner:
             stamp = self._stamp(path)
             if entry is not None and entry.proves(entry.identity, stamp):
                 touch(self._place(path))
-                paths = [reference.path for reference in entry.references]
-                return _File(path, stamp, entry.format, entry.digest, paths, entry.has_image_column, entry, False)
+                contents = [(known.piece, [each.path for each in known.references]) for known in entry.contents]
+                return _File(path, stamp, entry.format, contents, entry.has_image_column, entry, False)
             is_folder = self._is_folder(path)
             format = "imagefolder" if is_folder else detect(path, self._source.format)
-            hashing = Hashing()  # first, so that what reads rows for their images is what digests the file
-            references, has_image_column = self._references(path, format, hashing)
-            digest = imagefolder.digest(path, hashing.digest) if is_folder else hashing.digest(path)
+            found, has_image_column = self._contents(path, format, stamp)
             if self._stamp(path) != stamp:
                 raise SourceError(
                     "this file changed while it was read",
                     where=printable(path),
                     mend="wait until its writer is done, and start again",
                 )
-        return _File(path, stamp, format, digest, sorted(references), has_image_column, entry, True)
+        contents = [(piece, sorted(references)) for piece, references in found]
+        return _File(path, stamp, format, contents, has_image_column, entry, True)
 
     def _is_folder(self, path: str) -> bool:
         return self._source.format == "imagefolder" and posixpath.basename(path) not in METADATA
@@ -139,36 +139,56 @@ class _Scanner:
     def _stamp(self, path: str) -> Stamp:
         return imagefolder.stamp(path) if self._is_folder(path) else files.stamp(path)
 
-    def fragment(self, file: _File) -> Fragment:
-        """The fragment of a file: looks at its images, reads those that may have changed, and renews the
-        cache."""
-        root = file.path if file.format == "imagefolder" else self._image_root or posixpath.dirname(file.path)
-        folder = ImageFolder(root)
-        before = {reference.path: reference for reference in file.entry.references} if file.entry else {}
-
-        def look(paths: list[str]) -> list[Reference]:
-            return [_look(path, folder, before.get(path), file.entry) for path in paths]
-
-        batches = [file.references[at : at + _BATCH] for at in range(0, len(file.references), _BATCH)]
-        references = [reference for batch in self._pool.map(look, batches) for reference in batch]
-        entry = Entry(
-            identity=file.stamp.identity,
-            recorded_ns=self._now,
-            format=file.format,
-            digest=file.digest,
-            has_image_column=file.has_image_column,
-            references=references,
-        )
-        if file.stamp.identity and (file.was_read or _news(references, before)):
+    def fragments(self, file: _File) -> list[Fragment]:
+        """The fragments of a file: looks at its images, reads those that may have changed, and renews the cache."""
+        before = file.entry.contents if file.entry else []
+        known = {reference.path: reference for content in before for reference in content.references}
+        contents = [Content(piece, self._look(file, paths, known)) for piece, paths in file.contents]
+        references = [reference for content in contents for reference in content.references]
+        if file.stamp.identity and (file.was_read or _news(references, known)):
+            entry = Entry(
+                identity=file.stamp.identity,
+                recorded_ns=self._now,
+                format=file.format,
+                has_image_column=file.has_image_column,
+                contents=contents,
+            )
             scan_cache.store(self._place(file.path), entry)
-        return Fragment(
-            source=self._name,
-            path=file.path,
-            format=file.format,
-            digest=_combined(file.digest, references),
-            bytes=file.stamp.size + sum(reference.size for reference in references),
-            image_root=root,
-        )
+        return [
+            Fragment(
+                source=self._name,
+                path=file.path,
+                format=file.format,
+                digest=_combined(content),
+                bytes=content.piece.bytes + sum(reference.size for reference in content.references),
+                image_root=self._root(file),
+                part=content.piece.part,
+            )
+            for content in contents
+        ]
+
+    def has(self, file: _File, fragment: Fragment) -> bool:
+        """Whether `fragment` is one of the file's still."""
+        if file.was_read or file.entry is None:
+            return any((each.part, each.digest) == (fragment.part, fragment.digest) for each in self.fragments(file))
+        for known in file.entry.contents:
+            if known.piece.part == fragment.part:
+                before = {reference.path: reference for reference in known.references}
+                return fragment.digest == _combined(Content(known.piece, self._look(file, list(before), before)))
+        return False
+
+    def _root(self, file: _File) -> str:
+        return file.path if file.format == "imagefolder" else self._image_root or posixpath.dirname(file.path)
+
+    def _look(self, file: _File, paths: list[str], before: dict[str, Reference]) -> list[Reference]:
+        """What the image paths of a piece stand for now."""
+        folder = ImageFolder(self._root(file))
+
+        def look(some: list[str]) -> list[Reference]:
+            return [_look(path, folder, before.get(path), file.entry) for path in some]
+
+        batches = [paths[at : at + _BATCH] for at in range(0, len(paths), _BATCH)]
+        return [reference for batch in self._pool.map(look, batches) for reference in batch]
 
     def _place(self, path: str) -> Path:
         # all that decides which references a file has, and where they lie
@@ -177,23 +197,58 @@ class _Scanner:
         more = (source.frames, sorted((source.columns or {}).items())) if source.frames or source.columns else ()
         return scan_cache.place(self._cache, path, *map(str, asked + more))
 
-    def _references(self, path: str, format: str, hashing: Hashing) -> tuple[set[str], bool]:
-        """The image paths that the rows of a file name, and whether any row has the image column."""
-        used = names(self._source, format)
-        if used.image is None or format == "webdataset":
-            return set(), False
-        if format in ("parquet", "arrow"):
-            columns = self._source.columns
-            if format == "parquet":
-                return parquet.image_references(path, used.image, columns)
-            return arrow.image_references(path, used.image, columns, hashing.open)
+    def _contents(self, path: str, format: str, stamp: Stamp) -> tuple[list[tuple[Piece, set[str]]], bool]:
+        """The pieces of a file, the image paths that the rows of each name, and whether any row has the image column. Reads
+        the file: once, whatever reads it for its rows is what hashes it."""
+        # what cannot be told to be unchanged is read again after each piece was measured, so it stays one
+        if format == "jsonl" and stamp.identity:
+            lines = Hashing(LineParts)
+            found: dict[int, set[str]] = {}
+            has_column = False
+            for row, paths in self._named(path, format, lines):
+                has_column = True
+                found.setdefault(lines.begun(path).number(row), set()).update(paths)
+            pieces = lines.whole(path).pieces()
+            return [(piece, found.get(number, set())) for number, piece in enumerate(pieces)], has_column
+        hashing = Hashing(blake3)
+        image = names(self._source, format).image
+        if format == "parquet":
+            digest = hashing.whole(path).hexdigest()
+            with parquet.opened(path) as file:
+                pieces = row_group_pieces(file, digest, stamp.size)
+                if not stamp.identity:
+                    pieces = [Piece(None, digest, stamp.size)]
+                if image is None:
+                    return [(piece, set()) for piece in pieces], False
+                named = [parquet.image_references(file, image, self._source.columns, piece.part) for piece in pieces]
+            contents = [(piece, found) for piece, (found, _) in zip(pieces, named, strict=True)]
+            return contents, any(has_column for _, has_column in named)
+        references, has_column = self._references(path, format, hashing)
+        if format == "imagefolder":
+            digest = imagefolder.digest(path, lambda text: hashing.whole(text).hexdigest())
+        else:
+            digest = hashing.whole(path).hexdigest()
+        return [(Piece(None, digest, stamp.size), references)], has_column
+
+    def _references(self, path: str, format: str, hashing: Hashing[blake3]) -> tuple[set[str], bool]:
+        image = names(self._source, format).image
+        if image is not None and format == "arrow":
+            return arrow.image_references(path, image, self._source.columns, hashing.open)
         found: set[str] = set()
         has_column = False
-        for raw in raw_rows(path, format, self._source, opener=hashing.open):
-            if isinstance(raw, RawRow) and used.image in raw.values:
-                has_column = True
-                found.update(references(raw.values[used.image]))
+        for _, paths in self._named(path, format, hashing):
+            has_column = True
+            found.update(paths)
         return found, has_column
+
+    def _named(self, path: str, format: str, hashing: Hashing[Any]) -> Iterator[tuple[int, Iterator[str]]]:
+        """Of each row that has the image column its number and the image paths that it names."""
+        image = names(self._source, format).image
+        if image is None or format == "webdataset":
+            return
+        for raw in raw_rows(path, format, self._source, opener=hashing.open):
+            if isinstance(raw, RawRow) and image in raw.values:
+                yield raw.row, references(raw.values[image])
 
 
 def _look(path: str, folder: ImageFolder, before: Reference | None, entry: Entry | None) -> Reference:
@@ -205,7 +260,7 @@ def _look(path: str, folder: ImageFolder, before: Reference | None, entry: Entry
         stamp = files.stamp(place)
         if before is not None and entry is not None and entry.proves(before.identity, stamp):
             return before
-        digest = Hashing().digest(place)
+        digest = Hashing(blake3).whole(place).hexdigest()
     except OSError:
         return Reference(path, "", 0, _MISSING)
     return Reference(path, stamp.identity, stamp.size, digest)
@@ -221,12 +276,12 @@ def _news(references: list[Reference], before: dict[str, Reference]) -> bool:
     )
 
 
-def _combined(digest: str, references: list[Reference]) -> str:
-    """The digest of a file's bytes alone or, with image files, of both: see docs/sources.md."""
-    if not references:
-        return digest
-    hasher = blake3(b"mixc fragment 1\0" + bytes.fromhex(digest))
-    for reference in sorted(references, key=lambda reference: reference.path):
+def _combined(content: Content) -> str:
+    """The digest of a piece alone or, with image files, of both: see docs/sources.md."""
+    if not content.references:
+        return content.piece.digest
+    hasher = blake3(b"mixc fragment 1\0" + bytes.fromhex(content.piece.digest))
+    for reference in sorted(content.references, key=lambda reference: reference.path):
         for part in (reference.path.encode("utf-8", "surrogatepass"), reference.digest.encode()):
             hasher.update(len(part).to_bytes(4, "little") + part)
     return hasher.hexdigest()

@@ -14,17 +14,19 @@ from __future__ import annotations
 import os
 import tempfile
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
 from blake3 import blake3
 
 from mixc.sources.files import Stamp
+from mixc.sources.parts import Piece
 
 RACY_NS = 2_000_000_000
 """2 s: the mtime of FAT, the coarsest in use, is in steps of 2 s."""
 
-_VERSION = b"mixc scan 1"
+_VERSION = b"mixc scan 2"
 
 
 class Reference(msgspec.Struct, frozen=True, array_like=True):
@@ -39,6 +41,14 @@ class Reference(msgspec.Struct, frozen=True, array_like=True):
     """blake3 hex, or `missing` or `outside`."""
 
 
+class Content(msgspec.Struct, frozen=True, array_like=True):
+    """A piece of a file, and the image files that its rows name."""
+
+    piece: Piece
+    references: list[Reference]
+    """By path."""
+
+
 class Entry(msgspec.Struct, frozen=True, array_like=True):
     """What is known of one file."""
 
@@ -46,10 +56,9 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     recorded_ns: int
     """When the scan that made this entry began: before any of its files was read."""
     format: str
-    digest: str
-    """blake3 hex of the file's bytes."""
     has_image_column: bool
-    references: list[Reference]
+    contents: list[Content]
+    """In order."""
 
     def proves(self, identity: str, stamp: Stamp) -> bool:
         """Whether a file that had this identity when it was recorded, and has this stamp now, is surely
@@ -69,10 +78,19 @@ def place(cache: Path, *key: str) -> Path:
 def load(place: Path) -> Entry | None:
     """The entry, or None when there is none or it is damaged."""
     try:
-        data = place.read_bytes()
-        check, body = data[:32], data[32:]
+        status = place.stat()
+        return _load(place, status.st_ino, status.st_mtime_ns, status.st_size)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=1)  # a process that measures the parts of one file asks for the same entry each time
+def _load(place: Path, inode: int, mtime_ns: int, size: int) -> Entry | None:
+    data = place.read_bytes()
+    check, body = data[:32], data[32:]
+    try:
         return _decoder.decode(body) if blake3(body).digest() == check else None
-    except (OSError, msgspec.DecodeError):
+    except msgspec.DecodeError:
         return None
 
 

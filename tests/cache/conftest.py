@@ -17,7 +17,6 @@ from mixc.measure.facts import OBJECT_VERSION, ObjectInfo
 from mixc.signals.store import STORE_VERSION, SignalInfo
 
 Put = Callable[..., Path]
-NOW = time.time()
 
 
 def digest_of(name: str) -> str:
@@ -85,7 +84,7 @@ def put_scan(cache: Path, name: str, *, size: int = 50, days: float = 0) -> Path
 
 
 def used(path: Path, info: str, days: float) -> Path:
-    when = NOW - days * 86_400
+    when = time.time() - days * 86_400
     os.utime(path / info if info else path, (when, when))
     return path
 

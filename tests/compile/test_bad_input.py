@@ -174,6 +174,15 @@ def test_too_many_bad_rows_fail_the_compile(mixc, folder: Path) -> None:
     assert not (folder / "build").exists()
 
 
+def test_a_column_that_no_row_of_a_large_file_has(mixc, folder: Path) -> None:
+    """A part cannot tell that no row of the file has it."""
+    lines = [json.dumps({"txt": f"Number {i}. " * 20}).encode() for i in range(10)]
+    (folder / "prose/a.jsonl").write_bytes(b"\n".join([*lines, *[b" " * (1 << 20)] * 40, *lines]))
+    done = mixc("compile", folder / "spec.yaml", "-o", folder / "build", check=2)
+    assert "text" in done.stderr and "txt" in done.stderr and "a.jsonl" in done.stderr
+    assert "unusable" not in done.stderr
+
+
 def test_an_empty_source_is_an_error(mixc, folder: Path) -> None:
     (folder / "prose/a.jsonl").write_text("")
     done = mixc("compile", folder / "spec.yaml", "-o", folder / "build", check=2)

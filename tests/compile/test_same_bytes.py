@@ -128,6 +128,29 @@ def test_another_folder_and_other_file_names_do_not_matter(mixc, demo: Path, tmp
     same(tmp_path / "build", demo)
 
 
+def test_the_parts_of_a_large_file_do_not_matter(mixc, demo: Path, tmp_path: Path) -> None:
+    spec = copy_demo(tmp_path / "large")
+    padding = [b" " * (1 << 20)] * 40  # blank lines: a part is 32 MiB
+    large = [path for path in source_files(spec.parent / "demo/data") if path.suffix == ".jsonl"]
+    for path in large:
+        lines = line_rows(path)
+        third = len(lines) // 3
+        path.write_bytes(
+            b"\n".join([*lines[:third], *padding, *lines[third : 2 * third], *padding, *lines[2 * third :]])
+        )
+    done = mixc.json("compile", spec, "-o", tmp_path / "build", "--workers", "2")
+    same(tmp_path / "build", demo)
+    whole = json.loads((demo / "mixture.lock").read_text())["sources"]
+    parts = json.loads((tmp_path / "build/mixture.lock").read_text())["sources"]
+    assert (
+        sum(map(len, parts.values())) == sum(map(len, whole.values())) + 2 * len(large) > sum(map(len, whole.values()))
+    )
+    assert mixc.json("compile", spec, "-o", tmp_path / "again")["objects"] == {
+        "measured": 0,
+        "reused": done["objects"]["measured"],
+    }
+
+
 def test_the_order_of_rows_does_not_matter(mixc, demo: Path, tmp_path: Path) -> None:
     spec = copy_demo(tmp_path / "shuffled")
     for path in source_files(spec.parent / "demo/data"):

@@ -34,12 +34,12 @@ def rows(path: str, source: Source, part: Part | None = None) -> Iterator[RawRow
     A row group that is damaged (checksums are verified where the writer left any) is a Reject for each of its
     rows that could not be read; the next row group is read again.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         schema = file.schema_arrow
         table.check(path, schema, source, "parquet")
         wanted = table.wanted(schema, source, "parquet")
         row = 0 if part is None else part.first_row
-        for group in range(file.num_row_groups) if part is None else range(part.first, part.last):
+        for group in _groups(file, part):
             first, count = row, file.metadata.row_group(group).num_rows
             try:
                 for batch in _batches(file, group, wanted):
@@ -54,45 +54,51 @@ def rows(path: str, source: Source, part: Part | None = None) -> Iterator[RawRow
 
 def columns(path: str, source: Source) -> dict[str, str]:
     """The scalar columns that the source does not use, and their types. Raises as `rows`."""
-    with _opened(path) as file:
+    with opened(path) as file:
         table.check(path, file.schema_arrow, source, "parquet")
         return table.scalar_columns(file.schema_arrow, source, "parquet")
 
 
 def all_names(path: str) -> set[str]:
     """Every column. Raises as `rows`."""
-    with _opened(path) as file:
+    with opened(path) as file:
         return set(file.schema_arrow.names)
 
 
-def image_references(path: str, name: str, columns: Mapping[str, str] | None) -> tuple[set[str], bool]:
-    """The image paths that the rows name in the column `name`, and whether there is one. Raises as `rows`. `columns`
-    are the source's new names.
+def image_references(
+    file: pq.ParquetFile, name: str, columns: Mapping[str, str] | None, part: Part | None = None
+) -> tuple[set[str], bool]:
+    """The image paths that the rows of an `opened` file, or of a part of it, name in the column `name`, and whether there is
+    one. `columns` are the source's new names.
 
     A column of bytes, or of structs none of whose bytes are null (told from statistics), is not read.
     """
-    with _opened(path) as file:
-        schema = file.schema_arrow
-        column = table.image_column(schema, name, columns)
-        if column is None:
-            return set(), False
-        kind = schema.field(column).type
-        found: set[str] = set()
-        for group in range(file.num_row_groups):
-            if column == (columns or {}).get(name, name) and not _may_name_files(file, group, column, kind):
-                continue
-            try:
-                for batch in _batches(file, group, [column]):
-                    for item in table.values(batch, [column], 0):
-                        if isinstance(item, RawRow):
-                            found.update(references(rename(item.values, columns).get(name)))
-            except (pa.ArrowException, OSError):
-                continue  # what cannot be read names nothing; `rows` rejects it
-        return found, True
+    schema = file.schema_arrow
+    column = table.image_column(schema, name, columns)
+    if column is None:
+        return set(), False
+    kind = schema.field(column).type
+    found: set[str] = set()
+    for group in _groups(file, part):
+        if column == (columns or {}).get(name, name) and not _may_name_files(file, group, column, kind):
+            continue
+        try:
+            for batch in _batches(file, group, [column]):
+                for item in table.values(batch, [column], 0):
+                    if isinstance(item, RawRow):
+                        found.update(references(rename(item.values, columns).get(name)))
+        except (pa.ArrowException, OSError):
+            continue  # what cannot be read names nothing; `rows` rejects it
+    return found, True
+
+
+def _groups(file: pq.ParquetFile, part: Part | None) -> range:
+    return range(file.num_row_groups) if part is None else range(part.first, part.last)
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[pq.ParquetFile]:
+def opened(path: str) -> Iterator[pq.ParquetFile]:
+    """Raises OSError, and SourceError when it is not Parquet."""
     with open_binary(path) as stream:
         try:
             file = pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
