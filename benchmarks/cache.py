@@ -12,12 +12,15 @@ import argparse
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 from blake3 import blake3
 
+from mixc.cache import prune as module
+from mixc.cache.leases import InUse
 from mixc.cache.prune import prune
 from mixc.cache.summary import summarise
 from mixc.cache.use import using
@@ -48,8 +51,26 @@ def main(count: int, folder: Path) -> None:
         use.objects(digests)
         _timed("mixc cache prune --all, all in use", lambda: prune(cache, everything=True))
     left = summarise(cache, None).total.bytes
+    held = _lock_times()
     _timed("mixc cache prune --to half", lambda: prune(cache, to=left // 2))
+    print(f"in it the longest time during which a compile cannot begin: {max(held):.2f} s")
     _timed("mixc cache prune --all, the other half", lambda: prune(cache, everything=True))
+
+
+def _lock_times() -> list[float]:
+    """From now on, how long each hold of the cache's lock by a prune was, in seconds."""
+    times: list[float] = []
+    alone = module.alone
+
+    @contextmanager
+    def timed(cache: Path) -> Iterator[InUse]:
+        with alone(cache) as using:
+            start = time.perf_counter()
+            yield using
+            times.append(time.perf_counter() - start)
+
+    module.alone = timed
+    return times
 
 
 def _make(folder: Path, digest: str, source: str) -> None:

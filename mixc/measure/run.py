@@ -74,11 +74,12 @@ def measure(
         for fragment in sorted(fragments, key=lambda f: (f.source, f.digest, f.path))
     ]
     missing = {job.digest: job for job in jobs if read_info(object_path(cache, job.digest)) is None}
-    largest_first = sorted(missing.values(), key=lambda job: (-job.fragment.bytes, job.digest))
-    with partial(cache, "jobs") as folder:
-        write_jobs(folder / "jobs", largest_first)
-        step = MeasureStep(folder / "jobs", cache=cache, geometry=geometry, tokenizer=tokenizer, template=template)
-        run_tasks(step, tasks=len(largest_first), workers=workers, scratch=folder, progress=progress)
+    if missing:
+        largest_first = sorted(missing.values(), key=lambda job: (-job.fragment.bytes, job.digest))
+        with writing(cache), partial(cache, "jobs") as folder:
+            write_jobs(folder / "jobs", largest_first)
+            step = MeasureStep(folder / "jobs", cache=cache, geometry=geometry, tokenizer=tokenizer, template=template)
+            run_tasks(step, tasks=len(largest_first), workers=workers, scratch=folder, progress=progress)
     return [_ref(job, cache, reused=job.digest not in missing) for job in jobs]
 
 
