@@ -31,6 +31,7 @@ from mixc.measure.object import object_digest
 from mixc.measure.run import ObjectRef, measure
 from mixc.measure.template import TEMPLATES
 from mixc.measure.tokenizer import Tokenizer, load_tokenizer
+from mixc.no_pandas import decide_without_pandas
 from mixc.plan.consumed import Consumed, read_consumed
 from mixc.plan.load import PlannedFragment
 from mixc.plan.run import plan
@@ -101,6 +102,7 @@ def front(
 ) -> Measured:
     """Parse, check, scan, measure, compute signals. What it gives lies in the cache, and stays there as long as `use`. Raises
     MixcError for whatever is wrong with the spec or its sources."""
+    decide_without_pandas()
     loaded = load(spec, overrides)
     warnings = check_loaded(loaded)
     point = loaded.spec.continue_from

@@ -87,3 +87,25 @@ if __name__ == "__main__":
     ):
         assert time.monotonic() < deadline, "workers outlived their parent"
         time.sleep(0.05)
+
+
+def test_what_workers_are_forked_from_has_no_thread_of_its_own(tmp_path: Path) -> None:
+    """A fork has none of its parent's threads, and hangs where it waits for one."""
+    from mixc.measure.tokenizer import load_tokenizer
+
+    path = load_tokenizer("qwen2.5", base=tmp_path, cache=tmp_path).path
+    code = f"""
+import os
+import numpy, pyarrow  # numpy's threads end and begin again around a fork
+before = os.listdir("/proc/self/task")
+os.environ["MIXC_WARM_TOKENIZER"] = {str(path)!r}
+import mixc.preload
+from pathlib import Path
+from mixc.measure.tokenizer import _load
+assert "fastokens" in vars(_load(Path({str(path)!r}))), "not loaded"
+import sys
+assert "pandas" not in sys.modules
+print(len(os.listdir("/proc/self/task")) - len(before))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0"

@@ -2,8 +2,7 @@
 
 The fixed columns come first, then one `col:NAME` for each further column, by name. A further column's type is the
 narrowest that holds all of its values: bool, int64, uint64, double, string; null if there are none. Numbers that no
-integer type holds together are double, anything else together is string. In a string column a number is written in its
-shortest form (1, not 1.0) and a boolean as true or false.
+integer type holds together are double, anything else together is string (`as_text`).
 
 While rows of one row group after the other keep their types, they go straight to the file. When a type must widen, a
 new part file begins, and the parts are rewritten as one at the end.
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -78,7 +78,7 @@ class ColumnTable:
         if len(self._parts) == 1:
             self._parts[0].rename(self._path)
         else:
-            with pq.ParquetWriter(self._path, self._full_schema(), compression="zstd") as writer:
+            with _writer(self._path, self._full_schema()) as writer:
                 for part in self._parts:
                     for group in _row_groups(part):
                         writer.write_table(self._widened(group))
@@ -96,8 +96,9 @@ class ColumnTable:
             if self._writer is not None:
                 self._writer.close()
             self._parts.append(self._path.with_name(f"{self._path.name}.{len(self._parts)}"))
-            self._writer = pq.ParquetWriter(self._parts[-1], self._full_schema(), compression="zstd")
-        table = pa.concat_tables(self._fixed) if self._fixed else self._schema.empty_table()
+            self._writer = _writer(self._parts[-1], self._full_schema())
+        # in one piece, or the pieces would show in where pages end
+        table = pa.concat_tables(self._fixed).combine_chunks() if self._fixed else self._schema.empty_table()
         for name, values in columns.items():
             table = table.append_column(COLUMN_PREFIX + name, _array(values, types[name], kinds[name]))
         self._writer.write_table(table, row_group_size=max(1, len(table)))
@@ -121,6 +122,12 @@ class ColumnTable:
                 values = table[column].to_pylist()
                 arrays.append(_array(values, wider, set(map(type, values))))
         return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Dictionaries only of strings, which repeat: to make one of digests, and then throw it away, is half the work."""
+    strings = [field.name for field in schema if pa.types.is_string(field.type)]
+    return pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=strings or False)
 
 
 def _row_groups(part: Path) -> Iterator[pa.Table]:
@@ -185,8 +192,19 @@ def _common(values: Sequence[Scalar], kinds: set[type]) -> Type:
 
 
 def _fixed_array(values: Values, type: pa.DataType) -> pa.Array:
+    """Of numbers and of bytes of one length, none of them null, without a look at each: `pa.array` would also import pandas."""
     if isinstance(type, pa.BaseExtensionType):  # uuid, given as 16 bytes
-        return pa.ExtensionArray.from_storage(type, pa.array(values, type.storage_type))
+        return pa.ExtensionArray.from_storage(type, _fixed_array(values, type.storage_type))
+    if pa.types.is_integer(type):
+        kind = np.dtype(type.to_pandas_dtype())
+        if isinstance(values, np.ndarray) and len(values) and (values.min() < 0 or values.max() > np.iinfo(kind).max):
+            raise OverflowError(f"a value is not in {type}")
+        data = np.ascontiguousarray(values, kind)  # of a list, it raises that itself
+        return pa.Array.from_buffers(type, len(data), [None, pa.py_buffer(data)])
+    if pa.types.is_fixed_size_binary(type):
+        joined = b"".join(values)
+        assert len(joined) == len(values) * type.byte_width
+        return pa.Array.from_buffers(type, len(values), [None, pa.py_buffer(joined)])
     return pa.array(values, type)
 
 
@@ -195,7 +213,7 @@ def _array(values: Sequence[Scalar], type: Type, kinds: set[type]) -> pa.Array:
     if type == "double" and not kinds <= {float, NoneType}:
         values = [None if value is None else _double(value) for value in values]
     elif type == "string" and not kinds <= {str, NoneType}:
-        values = [None if value is None else _text(value) for value in values]
+        values = [None if value is None else as_text(value) for value in values]
     return pa.array(values, _ARROW[type])
 
 
@@ -206,12 +224,12 @@ def _double(value: Scalar) -> float:
         return float("inf") if isinstance(value, int) and value > 0 else float("-inf")
 
 
-def _text(value: Scalar) -> str:
+def as_text(value: Scalar) -> str:
+    """A value in a column that is text because its values are of several kinds. A number is written as its double, whichever
+    column held it on the way: whole to 2^53 without a point, or else as Python writes it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         return value
-    if isinstance(value, int) and _type(value) != "double":
-        return str(value)
     number = _double(value)
-    return str(int(number)) if number.is_integer() and abs(number) < 1 << 53 else repr(number)
+    return str(int(number)) if number.is_integer() and abs(number) <= 1 << 53 else repr(number)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from blake3 import blake3
 
@@ -53,7 +54,12 @@ def content_digest(text: str | None, turns: Sequence[Turn], images: Sequence[byt
 
 def sample_id(source: str, content: bytes) -> bytes:
     """16 bytes: a content's name within a source."""
-    return blake3(b"".join([b"mixc id 1", *_prefixed(source), content])).digest(16)
+    return blake3(_id_prefix(source) + content).digest(16)
+
+
+@lru_cache(maxsize=64)
+def _id_prefix(source: str) -> bytes:
+    return b"".join([b"mixc id 1", *_prefixed(source)])
 
 
 def columns_digest(columns: Mapping[str, Scalar]) -> int:

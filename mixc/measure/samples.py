@@ -28,7 +28,7 @@ BATCH_CHARACTERS = 1 << 22
 _U16 = (1 << 16) - 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: there is one a row, and a frozen one costs six times as much to make
 class _Accepted:
     """A sample that will be in the object, all but its tokens. Its encoded images are written already."""
 

@@ -12,6 +12,7 @@ is ever recognised inside text: `<|im_end|>` in a user's turn becomes the eight-
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -120,14 +121,29 @@ class _Loaded:
 
         return fastokens.Tokenizer.from_json_str(self._plain_json)
 
-    @property
+    @cached_property
     def _plain_json(self) -> str:
-        return msgspec.json.encode(self.definition | {"added_tokens": [], "post_processor": None}).decode()
+        model = dict(self.definition["model"])
+        merges = model.get("merges")
+        # of the two ways to write a merge, the one that fastokens reads a quarter faster
+        if isinstance(merges, list) and all(isinstance(pair, list) and " " not in "".join(pair) for pair in merges):
+            model["merges"] = [" ".join(pair) for pair in merges]
+        return msgspec.json.encode(
+            {**self.definition, "model": model, "added_tokens": [], "post_processor": None}
+        ).decode()
 
 
 @lru_cache(maxsize=2)
 def _load(path: Path) -> _Loaded:
     return _Loaded(path)
+
+
+def warm(path: Path) -> None:
+    """Load what measuring with the tokenizer.json at `path` needs, for this process and those that are forked from it. What
+    cannot be loaded is left to be met, and told, where it is used."""
+    with suppress(Exception):
+        loaded = _load(path)
+        _ = loaded.plain, loaded.fastokens
 
 
 def load_tokenizer(name: str, *, base: Path, cache: Path) -> Tokenizer:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mixc.errors import BuildError
+from mixc.measure.columns import as_text
 from mixc.measure.facts import COLUMN_PREFIX, FACTS_SCHEMA, SIGNALS
 from mixc.plan.keys import split_ids
 from mixc.plan.samples import Samples, rename_duplicates
@@ -206,14 +207,23 @@ def _fragment_columns(fragment: NumberedFragment, source: SourceTable, names: Se
                 if len(value) != batch.num_rows:
                     raise _broken(fragment, f"signal `{name}` has another number of rows than the facts")
                 arrays.append(value.cast(kind, safe=False))
-            elif stored[name] in present:  # not safe: an integer beyond 2^53 may become the nearest float64
-                arrays.append(batch[stored[name]].cast(kind, safe=False))
+            elif stored[name] in present:
+                arrays.append(_cast(batch[stored[name]], kind))
             else:
                 arrays.append(pa.nulls(batch.num_rows, kind))
         yield pa.Table.from_arrays(
             [pa.nulls(batch.num_rows, pa.bool_()), *arrays],
             schema=pa.schema([(ROWS, pa.bool_()), *((name, schema.field(name).type) for name in names)]),
         )
+
+
+def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """To the type that a column has over all fragments, as if they had been one."""
+    if not pa.types.is_string(kind) or pa.types.is_string(column.type) or pa.types.is_null(column.type):
+        return column.cast(kind, safe=False)  # not safe: an integer beyond 2^53 may become the nearest float64
+    coded = column.dictionary_encode()
+    texts = pa.array([as_text(value) for value in coded.dictionary.to_pylist()], pa.string())
+    return texts.take(coded.indices)
 
 
 ROWS = "__mixc_rows"

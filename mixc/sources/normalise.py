@@ -92,7 +92,7 @@ def _text(values: Mapping[str, object], name: str | None) -> str:
     value = _present(values, name)
     if not isinstance(value, str):
         raise _BadRowError("wrong_type", f"column {name!r} is {type(value).__name__}, not text")
-    if not value.strip():
+    if not value or value.isspace():
         raise _BadRowError("empty_text", f"column {name!r} is empty")
     return _utf8(value, f"column {name!r}")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mixc.measure.columns import ColumnTable
+from mixc.measure.columns import ColumnTable, as_text
 from mixc.sources.sample import Scalar
 
 SCHEMA = pa.schema([("row", pa.uint64())])
@@ -50,7 +51,11 @@ def test_the_narrowest_type(
 
 
 scalars = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**53), 2**53), st.floats(allow_nan=False, width=32), st.text(max_size=3)
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**64 - 1),
+    st.floats(allow_nan=False, width=32),
+    st.text(max_size=3),
 )
 
 
@@ -77,3 +82,24 @@ def test_a_table_of_no_rows_has_its_columns(tmp_path: Path) -> None:
 def test_steady_types_are_written_as_they_come(tmp_path: Path) -> None:
     write(tmp_path, [{"x": number} for number in range(10)], 3)
     assert pq.ParquetFile(tmp_path / "t.parquet").num_row_groups == 4
+
+
+@given(st.integers(-(1 << 63), (1 << 64) - 1))
+@example(1 << 53)
+@example((1 << 53) + 1)
+@example(-(1 << 53))
+def test_the_text_of_a_number_does_not_tell_which_column_held_it(number: int) -> None:
+    assert as_text(number) == as_text(float(number))
+    if abs(number) <= 1 << 53:
+        assert as_text(number) == str(number)
+
+
+def test_fixed_columns_hold_what_they_are_given_or_refuse(tmp_path: Path) -> None:
+    for values in ([5, 2**64 - 1], [2**63 + 1, 0], np.array([5, 7])):
+        table = ColumnTable(tmp_path / "t.parquet", SCHEMA, row_group=10)
+        table.add({"row": values})
+        table.close()
+        assert pq.read_table(tmp_path / "t.parquet")["row"].to_pylist() == list(values)
+    for values in ([-1], [2**64], np.array([-1])):
+        with pytest.raises(OverflowError):
+            ColumnTable(tmp_path / "u.parquet", SCHEMA, row_group=10).add({"row": values})

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from mixc.measure.columns import as_text
 from mixc.plan import keys, tables
 from mixc.plan.allocate import largest_remainder
 from mixc.spec.schema import Dedup, MixEntry, Order, Source
@@ -541,6 +542,20 @@ def test_column_types_that_differ_between_files(world: Any, row: Any, make_spec:
     stage = make_stage({"a": MixEntry(where="n < 2.6 and (m = '1' or m = 'b') and coalesce(t, 'y') < 'z'")})
     plan = world.plan(make_spec({"a": {}}, [stage]), fragments)
     assert set(plan.ids(0, "a")) == {digest_of("a", 0), digest_of("a", 1)}
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(1.0, "1"), (1e20, "1e+20"), (True, "true"), (2**53 + 1, "9007199254740992"), (-2, "-2")]
+)
+def test_a_number_of_a_file_is_the_text_that_it_would_be_among_texts(
+    world: Any, row: Any, make_spec: Any, make_stage: Any, number: Any, text: str
+) -> None:
+    rows = [row(content=0, columns={"m": number}), row(content=1, columns={"m": "b"})]
+    stage = make_stage({"a": MixEntry(where=f"m = '{text}'")})
+    fragments = [world.fragment("a", [part], str(place)) for place, part in enumerate(rows)]
+    plan = world.plan(make_spec({"a": {}}, [stage]), fragments)
+    assert plan.ids(0, "a") == [digest_of("a", 0)]
+    assert as_text(number) == text  # what a file that has both holds
 
 
 def test_columns_may_have_any_name(world: Any, row: Any, make_spec: Any, make_stage: Any) -> None:

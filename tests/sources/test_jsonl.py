@@ -5,15 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 import tracemalloc
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mixc.errors import SourceError
+from mixc.sources.formats.json_value import BadJSONError, parse, parse_utf8
 from mixc.sources.formats.jsonl import lines
 from mixc.sources.formats.jsonl import rows as jsonl_rows
 from mixc.sources.raw import ROW_BYTES_LIMIT, RawRow
@@ -208,3 +210,21 @@ def test_any_bytes_give_rows_or_rejects(data: bytes) -> None:
 def test_samples_are_samples(tmp_path: Path, rows_of) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": " kept as it came \\n", "lang": "de", "meta": {"a": 1}, "n": 3}')
     assert rows_of("a.jsonl") == [Sample(row=0, text=" kept as it came \n", columns={"lang": "de", "n": 3})]
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=60) | st.text(max_size=40).map(lambda text: json.dumps({"a": text, "b": [text]}).encode()))
+@example(b'{"a": "\\ud800"}')
+@example(b'{"a": "\xed\xa0\x80"}')
+@example(b'{"a": NaN, "a": 1}')
+@example(b'{"a": "\xff"}')
+@example(b"[" * 300 + b"]" * 300)
+@example(b'{"a": ' + b"[" * 300 + b"]" * 300 + b"}")
+def test_bytes_are_read_as_their_text(data: bytes) -> None:
+    def outcome(read: Callable[[], object]) -> object:
+        try:
+            return repr(read())
+        except (BadJSONError, UnicodeDecodeError) as error:
+            return type(error), str(error)
+
+    assert outcome(lambda: parse_utf8(data)) == outcome(lambda: parse(data.decode()))

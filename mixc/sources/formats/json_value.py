@@ -31,6 +31,23 @@ def parse(text: str) -> object:
     return value
 
 
+def parse_utf8(data: bytes) -> object:
+    """`parse` of the text that `data` is, without making that text of it where msgspec takes it. Raises UnicodeDecodeError, and
+    BadJSONError."""
+    try:
+        value: object = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return parse(data.decode())
+    if not _is_flat(value) and too_deep(value, data.count(b"[") + data.count(b"{")):
+        raise BadJSONError(f"nested more than {DEPTH_LIMIT} deep")
+    return value
+
+
+def _is_flat(value: object) -> bool:
+    """Whether it is an object without lists and objects in it: then there is no need to count brackets in a long text."""
+    return isinstance(value, dict) and not any(isinstance(item, dict | list) for item in value.values())
+
+
 def too_deep(value: object, brackets: int) -> bool:
     """Whether `value`, whose text has so many opening brackets, is nested more than DEPTH_LIMIT deep."""
     if brackets <= DEPTH_LIMIT:

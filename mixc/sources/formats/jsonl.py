@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mixc.sources.files import Opener, at_most, open_binary
 from mixc.sources.formats.inflate import StreamError, inflated
-from mixc.sources.formats.json_value import BadJSONError, parse
+from mixc.sources.formats.json_value import BadJSONError, parse_utf8
 from mixc.sources.fragment import Part
 from mixc.sources.raw import ROW_BYTES_LIMIT, RawRow, reject
 from mixc.sources.sample import Reject
@@ -48,7 +48,7 @@ def _row(row: int, line: Line) -> RawRow | Reject:
     if line.content is None:
         return reject(row, "broken_row", f"line {line.number} is longer than {ROW_BYTES_LIMIT >> 20} MiB")
     try:
-        value = parse(line.content.decode())
+        value = parse_utf8(line.content)
     except UnicodeDecodeError as error:
         return reject(row, "not_utf8", f"line {line.number}, byte {error.start + 1}: {error.reason}")
     except BadJSONError as error:
