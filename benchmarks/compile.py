@@ -31,7 +31,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +179,7 @@ class Bench:
         return json.loads(measured(command, env=environment, cwd=self.folder).output.splitlines()[-1])
 
     def workers(self) -> None:
-        paths, number, size = self.made
+        paths, _, size = self.made
         one = self.folder / "one-file.jsonl"
         with one.open("wb") as file:
             for path in paths:
