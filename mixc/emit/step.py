@@ -130,8 +130,10 @@ class EmitStep(PipelineStep):  # type: ignore[misc]
             if not len(placed):
                 continue
             fragment = int(placements.fragment[placed[0]])
+            taken_from = self._objects.get(fragment)
             try:
-                assembly.add(self._objects.get(fragment).words, placed)
+                assembly.add(taken_from.words, placed)
+                taken_from.let_go()  # or all objects would be in memory after a few shards
             except MismatchError as error:
                 raise BuildError(
                     "an object does not hold what the plan was made from",

@@ -37,6 +37,8 @@ from mixc.sources.fragment import Fragment
 from mixc.sources.normalise import DEFAULT_PROMPTS
 from mixc.sources.sample import Reject, Scalar
 from mixc.spec.schema import Source
+from shards.errors import ShardError
+from shards.handles import PositionalFile
 from shards.manifest import Geometry
 
 INFO, FACTS, REJECTS, MEDIA = "object.json", "facts.parquet", "rejects.parquet", "media.parquet"
@@ -230,8 +232,8 @@ def write_object(cache: Path, digest: str) -> Iterator[ObjectWriter]:
 
 
 class Object:
-    """A measured fragment, for reading at random. Its files are mapped when first read, and let go with the last array or
-    view of them; mapping costs the same for an object of any size."""
+    """A measured fragment, for reading at random. Its samples are mapped when first read, which costs the same for an object
+    of any size; its images are read one by one."""
 
     def __init__(self, path: Path) -> None:
         """Of a whole object (`read_info`). Raises BuildError, later, when a file is gone."""
@@ -240,36 +242,51 @@ class Object:
     @cached_property
     def words(self) -> U32:
         """samples.bin, read-only: where facts.parquet has `offset` and `length`, there is a record (records.py)."""
-        return np.frombuffer(_map(self.path / SAMPLES_BIN), "<u4")
+        return np.frombuffer(self._samples, "<u4")
+
+    def let_go(self) -> None:
+        """Give the memory back that reading `words` took. They stay as they are, and are read again when they are needed."""
+        if isinstance(self._samples, mmap.mmap):
+            self._samples.madvise(mmap.MADV_DONTNEED)
 
     @cached_property
-    def _media(self) -> mmap.mmap | bytes:
-        return _map(self.path / MEDIA_BIN)
+    def _samples(self) -> mmap.mmap | bytes:
+        path = self.path / SAMPLES_BIN
+        try:
+            with path.open("rb") as file:
+                if path.stat().st_size == 0:  # cannot be mapped
+                    return b""
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise _gone(path, error.strerror or str(error)) from error
+
+    @cached_property
+    def _media(self) -> PositionalFile:
+        path = self.path / MEDIA_BIN
+        try:
+            return PositionalFile(path)
+        except ShardError as error:
+            raise _gone(path, str(error)) from error
 
     def image(self, offset: int, size: int) -> bytes:
         """The encoded image whose `offset` and `size` media.parquet gives. Raises BuildError when it lies beyond the end."""
-        if offset + size > len(self._media):
+        try:
+            return self._media.read_at(offset, size, "an image")
+        except ShardError as error:
             raise BuildError(
-                "an image lies beyond the end of its file",
-                where=f"{self.path / MEDIA_BIN}: {offset} + {size} > {len(self._media)}",
+                "an object does not hold an image that it should",
+                why=str(error),
                 mend="delete the cache and compile again",
-            )
-        return self._media[offset : offset + size]
+            ) from error
 
 
-def _map(path: Path) -> mmap.mmap | bytes:
-    try:
-        with path.open("rb") as file:
-            if path.stat().st_size == 0:  # cannot be mapped
-                return b""
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise BuildError(
-            "an object is gone that was measured",
-            where=str(path),
-            why=error.strerror or str(error),
-            mend="compile again, and leave the cache folder alone while it runs",
-        ) from error
+def _gone(path: Path, why: str) -> BuildError:
+    return BuildError(
+        "an object is gone that was measured",
+        where=str(path),
+        why=why,
+        mend="compile again, and leave the cache folder alone while it runs",
+    )
 
 
 def reject_counts(path: Path) -> dict[str, int]:
