@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from msgspec.structs import replace as with_fields
 
+from mixc.errors import BuildError
 from mixc.measure import samples
 from mixc.measure.facts import FACTS_SCHEMA, MEDIA_SCHEMA, RECORD_IMAGE, REJECTS_SCHEMA, ObjectInfo
 from mixc.measure.identity import content_digest, image_digest, sample_id
@@ -206,6 +207,28 @@ def test_the_size_of_batches_shows_in_no_byte(
     assert files(measured(iter(rows), folder=tmp_path / "b").path) == first
     monkeypatch.setattr(samples, "BATCH_CHARACTERS", 1)
     assert files(measured(rows, folder=tmp_path / "c").path) == first
+
+
+def test_words_that_were_let_go_are_read_again(measured: Measured) -> None:
+    found = measured([Sample(row=0, text="some text"), Sample(row=1, text="and more")])
+    before = found.words.copy()
+    found.let_go()
+    assert np.array_equal(found.words, before)
+    empty = measured([], folder=found.path.parent / "empty")
+    empty.let_go()
+    assert not len(empty.words)
+
+
+def test_what_an_object_has_lost_is_told(measured: Measured, picture: Picture) -> None:
+    found = measured([Sample(row=0, turns=turns("<image>", "a"), images=(picture(40, 40),))])
+    size = (found.path / "media.bin").stat().st_size
+    assert found.image(0, size) == picture(40, 40)
+    with pytest.raises(BuildError, match="does not hold an image"):
+        found.image(1, size)
+    for name, use in (("media.bin", lambda o: o.image(0, size)), ("samples.bin", lambda o: o.words)):
+        (found.path / name).unlink()
+        with pytest.raises(BuildError, match=f"{name}: an object is gone"):
+            use(Object(found.path))
 
 
 class Differs(Tokenizer):
