@@ -24,3 +24,15 @@ class Batch:
     sources_N: torch.Tensor  # int64 [N]: index of the target's source in the manifest's sorted source names
     tiles_M: torch.Tensor  # uint8 [M, 3, side, side]; M may be 0
     image_positions: torch.Tensor  # int64 [M*P]: where the tiles' rows go in the token row, in order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """What a micro-batch adds up to, for the books; plain numbers, known before its tensors are on a device."""
+
+    weights: tuple[float, ...]
+    """Loss weight of the targets of each source, summed, by index of source."""
+    tokens: int
+    tiles: int
+    pairs: int
+    """Sum of squared segment lengths: what attention works through."""

@@ -17,18 +17,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from runtime.batch import Batch
-from runtime.collate import collate
+from runtime.collate import SourceTable, collate
 from runtime.errors import ArgumentError, TrainError
 from shards.build import Build
 from shards.digest import source_key
 from shards.errors import ShardError
 from shards.manifest import StageEntry
-from shards.pack import Pack, tiles_by_image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +82,10 @@ class Micro:
     """First 8 bytes of each pack's digest, big-endian: its first 16 hex digits."""
     batch: Batch
     weights: tuple[float, ...]
-    """Loss weight of the targets of each source, summed, in the order of `source_names`."""
+    """As `Totals` has them, in the order of `source_names`; the next three are of `Totals` too."""
     tokens: int
     tiles: int
     pairs: int
-    """Sum of squared segment lengths: what attention works through."""
 
     def pin_memory(self) -> Micro:
         """In page-locked memory, for copies to a GPU that overlap with its work. Called by torch's
@@ -139,12 +136,12 @@ class Play(Dataset[Micro | ShardError]):
         if self._build is None:
             self._build = Build.open(self.path)
             self._reader = self._build.stage(self.stage)
-            self._sources = source_index(self._build.manifest.stages)
+            self._sources = SourceTable(source_index(self._build.manifest.stages))
         numbers = self.division.packs(step, micro, self.rank)
         read = [self._reader.read(number) for number in numbers]
         packs = [pack for pack, _ in read]
         try:
-            batch = collate(packs, self._build.image, self._build.manifest.geometry, self._sources)
+            batch, totals = collate(packs, self._build.image, self._build.manifest.geometry, self._sources)
         except ShardError as error:
             raise ShardError(f"{self.path}: stage {self.stage!r}, packs {list(numbers)}: {error}") from error
         return Micro(
@@ -153,16 +150,11 @@ class Play(Dataset[Micro | ShardError]):
             packs=tuple(numbers),
             digests=tuple(int.from_bytes(digest[:8], "big") for _, digest in read),
             batch=batch,
-            weights=tuple(np.bincount(batch.sources_N, weights=batch.weights_N, minlength=len(self._sources)).tolist()),
-            tokens=sum(len(pack.tokens) for pack in packs),
-            tiles=sum(int(tiles_by_image(pack).sum()) for pack in packs),
-            pairs=sum(_pairs(pack) for pack in packs),
+            weights=totals.weights,
+            tokens=totals.tokens,
+            tiles=totals.tiles,
+            pairs=totals.pairs,
         )
-
-
-def _pairs(pack: Pack) -> int:
-    lengths = np.diff(pack.segments["start"].astype(np.int64), append=len(pack.tokens))
-    return int((lengths**2).sum()) if len(pack.tokens) else 0
 
 
 def _own_signals(_: int) -> None:

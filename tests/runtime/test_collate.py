@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pytest import mark, raises
 
-from runtime.batch import Batch
-from runtime.collate import collate
+from runtime.batch import Batch, Totals
+from runtime.collate import SourceTable, collate
 from runtime.images import tile
 from shards.errors import ShardError
 from shards.manifest import Geometry
@@ -35,6 +35,7 @@ GEOMETRY = Geometry(
     pad_id=63,
 )
 SOURCES = {0x1111222233334444: 0, 5: 1, 2**64 - 1: 2}
+TABLE = SourceTable(SOURCES)
 
 
 def png(seed: int) -> bytes:
@@ -100,11 +101,12 @@ samples = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(packs=st.lists(st.lists(samples, max_size=3), max_size=3))
 def test_a_batch_holds_every_sample_and_nothing_else(packs: list[list[Sample]]) -> None:
-    batch = collate([make(pack) for pack in packs], IMAGES.__getitem__, GEOMETRY, SOURCES)
+    batch, totals = collate([make(pack) for pack in packs], IMAGES.__getitem__, GEOMETRY, TABLE)
     flat = [sample for pack in packs for sample in pack]
     if not flat:
         assert batch.tokens_T.tolist() == [63] and batch.cu_seqlens.tolist() == [0, 1]
         assert len(batch.labels_N) == len(batch.tiles_M) == len(batch.image_positions) == 0
+        assert totals == Totals(weights=(0.0, 0.0, 0.0), tokens=0, tiles=0, pairs=0)
         return
     tokens, positions, bounds = [], [], [0]
     predict, labels, weights, sources, image_positions = [], [], [], [], []
@@ -134,6 +136,9 @@ def test_a_batch_holds_every_sample_and_nothing_else(packs: list[list[Sample]]) 
     assert batch.image_positions.tolist() == image_positions
     assert np.array_equal(batch.tiles_M.numpy(), np.concatenate(tiles) if tiles else np.empty((0, 3, 28, 28), np.uint8))
     check_types(batch)
+    assert totals.weights == tuple(sum(w for w, s in zip(weights, sources, strict=True) if s == k) for k in range(3))
+    assert (totals.tokens, totals.tiles) == (len(tokens), len(batch.tiles_M))
+    assert totals.pairs == sum(len(sample.tokens()) ** 2 for sample in flat) and type(totals.pairs) is int
 
 
 def check_types(batch: Batch) -> None:
@@ -145,7 +150,7 @@ def check_types(batch: Batch) -> None:
 
 
 def test_a_batch_of_nothing_is_legal() -> None:
-    batch = collate([make([]), make([])], IMAGES.__getitem__, GEOMETRY, SOURCES)
+    batch, _ = collate([make([]), make([])], IMAGES.__getitem__, GEOMETRY, TABLE)
     check_types(batch)
     assert batch.tokens_T.tolist() == [GEOMETRY.pad_id]
     assert batch.cu_seqlens.tolist() == [0, 1] and batch.max_seqlen == 1
@@ -200,14 +205,70 @@ def spoilt(**changes: object) -> Pack:
 def test_a_pack_that_contradicts_itself_is_refused(changes: dict[str, object], message: str) -> None:
     pack = spoilt(**changes)
     with raises(ShardError, match=message) as error:
-        collate([make([]), pack], IMAGES.__getitem__, GEOMETRY, SOURCES)
-    assert "pack 1 of the micro-batch" in str(error.value)
+        collate([make([]), pack, make(GOOD)], IMAGES.__getitem__, GEOMETRY, TABLE)
+    assert "pack 1 of the micro-batch, of 21 tokens" in str(error.value)
 
 
 def test_the_unspoilt_pack_is_accepted() -> None:
-    assert len(collate([spoilt()], IMAGES.__getitem__, GEOMETRY, SOURCES).labels_N) == 4
+    assert len(collate([spoilt()], IMAGES.__getitem__, GEOMETRY, TABLE)[0].labels_N) == 4
+
+
+@mark.parametrize("field", ["segments", "tokens"])
+def test_tokens_without_segments_and_segments_without_tokens_are_refused(field: str) -> None:
+    pack = make(GOOD)
+    lacking = dataclasses.replace(
+        pack, spans=pack.spans[:0], images=pack.images[:0], **{field: getattr(pack, field)[:0]}
+    )
+    with raises(ShardError, match="pack 1 of the micro-batch.*segments must start at 0"):
+        collate([make(GOOD), lacking, make(GOOD)], IMAGES.__getitem__, GEOMETRY, TABLE)
+
+
+def test_a_build_without_sources_has_no_samples() -> None:
+    with raises(ShardError, match="source 0x0*5, not in the manifest"):
+        collate([make(GOOD)], IMAGES.__getitem__, GEOMETRY, SourceTable({}))
+
+
+changes = st.fixed_dictionaries(
+    {},
+    optional={
+        "tokens__3": st.sampled_from([-1, 9, 62, 64]),
+        "tokens__19": st.sampled_from([9, 60, 62]),
+        "segments__0__start": st.integers(0, 2),
+        "segments__1__start": st.integers(0, 42),
+        "segments__1__source": st.sampled_from([5, 6]),
+        "segments__0__weight": st.sampled_from([1.0, -1.0, np.inf]),
+        "spans__0__start": st.integers(0, 20),
+        "spans__0__end": st.integers(0, 24),
+        "spans__1__start": st.integers(0, 42),
+        "spans__1__end": st.integers(0, 42),
+        "images__0__start": st.integers(0, 42),
+        "images__0__cols": st.integers(0, 3),
+    },
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(made=st.lists(changes | st.just({}), min_size=2, max_size=3))
+def test_a_pack_is_judged_by_itself_whatever_stands_beside_it(made: list[dict[str, object]]) -> None:
+    packs = [spoilt(**each) for each in made]
+    alone: list[Batch | None] = []
+    for pack in packs:
+        try:
+            alone.append(collate([pack], IMAGES.__getitem__, GEOMETRY, TABLE)[0])
+        except ShardError:
+            alone.append(None)
+    good = [batch for batch in alone if batch]
+    if len(good) < len(packs):
+        with raises(ShardError) as error:
+            collate(packs, IMAGES.__getitem__, GEOMETRY, TABLE)
+        place = int(str(error.value).split()[1])
+        assert alone[place] is None
+    else:
+        batch, _ = collate(packs, IMAGES.__getitem__, GEOMETRY, TABLE)
+        for name in ("tokens_T", "positions_T", "labels_N", "weights_N", "sources_N", "tiles_M"):
+            assert torch.equal(getattr(batch, name), torch.cat([getattr(each, name) for each in good])), name
 
 
 def test_an_image_that_does_not_decode_is_named() -> None:
     with raises(ShardError, match=f"image {'00' * 32} does not decode"):
-        collate([make(GOOD)], lambda _: b"not an image", GEOMETRY, SOURCES)
+        collate([make(GOOD)], lambda _: b"not an image", GEOMETRY, TABLE)
