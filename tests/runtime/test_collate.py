@@ -219,12 +219,12 @@ def test_tokens_without_segments_and_segments_without_tokens_are_refused(field: 
     lacking = dataclasses.replace(
         pack, spans=pack.spans[:0], images=pack.images[:0], **{field: getattr(pack, field)[:0]}
     )
-    with raises(ShardError, match="pack 1 of the micro-batch.*segments must start at 0"):
+    with raises(ShardError, match=r"pack 1 of the micro-batch.*segments must start at 0"):
         collate([make(GOOD), lacking, make(GOOD)], IMAGES.__getitem__, GEOMETRY, TABLE)
 
 
 def test_a_build_without_sources_has_no_samples() -> None:
-    with raises(ShardError, match="source 0x0*5, not in the manifest"):
+    with raises(ShardError, match=r"source 0x0*5, not in the manifest"):
         collate([make(GOOD)], IMAGES.__getitem__, GEOMETRY, SourceTable({}))
 
 

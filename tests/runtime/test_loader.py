@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import pickle
 import shutil
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from runtime.batch import Batch
 from runtime.errors import ArgumentError
 from runtime.loader import Division, Play, play, source_index, source_names
 from shards.build import Build
@@ -111,8 +114,31 @@ def test_workers_change_nothing(build):
     assert [micro.packs for micro in alone] == [(4, 5), (6, 7), (8, 9), (10, 11), (12, 13), (14, 15)]
     for one, other in zip(alone, helped, strict=True):
         assert (one.packs, one.digests, one.weights) == (other.packs, other.digests, other.weights)
-        assert torch.equal(one.batch.tokens_T, other.batch.tokens_T)
-        assert torch.equal(one.batch.tiles_M, other.batch.tiles_M)
+        assert_equal(one.batch, other.batch)
+
+
+def assert_equal(one, other):
+    for field in dataclasses.fields(Batch):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        assert torch.equal(a, b) and a.dtype == b.dtype if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.parametrize("targets", [0, 1, 2, 3])
+@pytest.mark.parametrize("tiles", [0, 2])
+def test_a_batch_is_whole_again_after_its_way_from_a_worker(targets, tiles):
+    batch = Batch(
+        tokens_T=torch.arange(7),
+        positions_T=torch.arange(7) + 10,
+        cu_seqlens=torch.tensor([0, 4, 7], dtype=torch.int32),
+        max_seqlen=4,
+        predict_N=torch.arange(targets),
+        labels_N=torch.arange(targets) * 5,
+        weights_N=torch.rand(targets),
+        sources_N=torch.zeros(targets, dtype=torch.int64),
+        tiles_M=torch.randint(0, 255, (tiles, 3, 2, 2), dtype=torch.uint8),
+        image_positions=torch.arange(tiles),
+    )
+    assert_equal(pickle.loads(pickle.dumps(batch)), batch)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
