@@ -86,7 +86,7 @@ def check_spec(path: Path, overrides: Sequence[str] = ()) -> Checked:
                 columns = _resolved(found, source, name, uses[name], loaded)
             except MixcError as error:
                 note(name, error)
-        rejects = _rejects(found.rows)
+        rejects = _rejects(found.rows, decode=source.decode_images)
         reasons = Counter(reject.reason for reject in rejects)
         if rejects:
             told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
@@ -138,8 +138,8 @@ def _resolved(found: Head, source: Source, name: str, uses: list[Use], loaded: L
     return columns
 
 
-def _rejects(rows: Iterable[Sample | Reject]) -> list[Reject]:
-    """Rows that reading or decoding their images rejects."""
+def _rejects(rows: Iterable[Sample | Reject], *, decode: bool) -> list[Reject]:
+    """Rows that reading or decoding their images rejects; without `decode`, reading their images' headers."""
     from mixc.measure.image import ImageError, probe
 
     rejects = []
@@ -149,7 +149,7 @@ def _rejects(rows: Iterable[Sample | Reject]) -> list[Reject]:
             continue
         try:
             for image in row.images:
-                probe(image)
+                probe(image, decode=decode)
         except ImageError as error:
             rejects.append(Reject(row=row.row, reason=error.reason, detail=str(error)))
     return rejects

@@ -95,6 +95,7 @@ def _asked(source: Source) -> dict[str, object]:
         "frames": source.frames,
         "max_frames": source.max_frames,
         "number_images": source.number_images or None,
+        "decode_images": None if source.decode_images else False,
         "folder": source.format if source.format == "imagefolder" else None,
     }
     asked = {key: value for key, value in keys.items() if value is not None}

@@ -51,17 +51,18 @@ def measure_rows(
     geometry: Geometry,
     tokenizer: Tokenizer,
     template: Template,
+    decode_images: bool = True,
 ) -> bool:
     """Write every row, a sample or a reject, to `writer`. Returns whether the fast tokenizer did all of it.
 
-    What makes a Sample a Reject here: an image that is empty, undecodable or a bomb; text that is not Unicode; a text
+    What makes a Sample a Reject here: an image that is empty, undecodable (without `decode_images`, by its header) or a bomb; text that is not Unicode; a text
     of no characters; more or fewer `<image>` placeholders than images; more than 65,535 turns or images.
     """
     encoder = _Encoder(tokenizer)
     batch: list[_Accepted] = []
     characters = 0
     for row in rows:
-        outcome = row if isinstance(row, Reject) else _accept(row, writer, template)
+        outcome = row if isinstance(row, Reject) else _accept(row, writer, template, decode_images)
         if isinstance(outcome, Reject):
             writer.add_reject(outcome)
             continue
@@ -95,7 +96,7 @@ class _Encoder:
         return self.tokenizer.encode_reference(texts)
 
 
-def _accept(sample: Sample, writer: ObjectWriter, template: Template) -> _Accepted | Reject:
+def _accept(sample: Sample, writer: ObjectWriter, template: Template, decode_images: bool) -> _Accepted | Reject:
     """Check, name and segment a sample, and write those of its images that the object does not hold yet."""
     if sample.text == "":
         return reject(sample.row, "empty_text", "the text has no characters")
@@ -122,7 +123,7 @@ def _accept(sample: Sample, writer: ObjectWriter, template: Template) -> _Accept
     for place, (digest, image) in enumerate(zip(digests, sample.images, strict=True)):
         if known[digest] is None and digest not in new:
             try:
-                new[digest] = (probe(image), image)
+                new[digest] = (probe(image, decode=decode_images), image)
             except ImageError as error:
                 where = f"image {place + 1} of {len(digests)}: " if len(digests) > 1 else ""
                 return reject(sample.row, error.reason, f"{where}{error}")

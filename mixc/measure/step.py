@@ -69,6 +69,7 @@ class MeasureStep(PipelineStep):  # type: ignore[misc]
                 geometry=self.geometry,
                 tokenizer=self.tokenizer,
                 template=self.template,
+                decode_images=job.source.decode_images,
             )
             info = writer.finish(job.fragment, job.digest, fast_tokenizer=fast)
             if not unchanged(job.fragment, job.source, self.cache):  # raising, nothing is kept under its digest

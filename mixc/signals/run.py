@@ -113,6 +113,15 @@ def wanted_signals(spec: Spec, *, benchmark: str | None) -> list[Wanted]:
     """What `signals`, `dedup` and `decontaminate` ask for, sorted by name. `benchmark` is the digest of what is compared
     with. Raises SpecError."""
     found = [_asked(Signal(name=each) if isinstance(each, str) else each) for each in spec.signals]
+    undecoded = sorted(name for name, source in spec.sources.items() if not source.decode_images)
+    looking = [signal.name for signal in found if signal.name in SIGNALS and "images" in SIGNALS[signal.name].needs]
+    if undecoded and looking:
+        raise SpecError(
+            f"`decode_images: false` cannot be had with the signal `{looking[0]}`",
+            where=f"sources.{undecoded[0]}.decode_images",
+            why="it decodes every image",
+            mend="remove one of the two",
+        )
     if minhash := spec.dedup.minhash:
         settings: dict[str, str | int | float | bool] = {
             "ngram": minhash.ngram,

@@ -30,7 +30,7 @@ from mixc.spec.schema import Dedup, MixEntry, Order, Signal, Source, Spec, Stage
 
 _LATER: dict[type[msgspec.Struct], tuple[str, ...]] = {
     Spec: ("groups", "signals", "decontaminate", "held_out", "continue_from"),
-    Source: ("columns", "messages_format", "frames", "max_frames", "number_images", "template"),
+    Source: ("columns", "messages_format", "frames", "max_frames", "number_images", "decode_images", "template"),
     Stage: ("mix_end", "mix_schedule", "temperature", "reuse"),
     MixEntry: ("quantile", "balance"),
     Dedup: ("minhash", "image", "prefer"),

@@ -241,6 +241,8 @@ class _Check:
         if source.number_images and (kind == "text" or source.frames is not None):
             why = "kind text has no images" if kind == "text" else "frames are numbered as `Frame-1: `"
             self._say("`number_images` has no meaning here", (*path, "number_images"), why=why, at_key=True)
+        if not source.decode_images:
+            self._undecoded(path, kind)
         if source.too_long == "split" and kind != "text":
             self._say(
                 f"a sample of kind {kind} cannot be split",
@@ -255,6 +257,24 @@ class _Check:
                 characters=(at, at + len(IMAGE_PLACEHOLDER)),
                 why="the image is put before the prompt",
                 mend="remove it",
+            )
+
+    def _undecoded(self, path: KeyPath, kind: str) -> None:
+        """`decode_images: false`, which perceptual hashes would take for a promise that the images decode."""
+        why = ""
+        if kind == "text":
+            why = "kind text has no images"
+        elif self.spec.dedup.image is not None:
+            why = "`dedup.image` decodes every image"
+        elif self.spec.decontaminate is not None and self.spec.decontaminate.phash is not None:
+            why = "`decontaminate.phash` decodes every image"
+        if why:
+            self._say(
+                "`decode_images: false` cannot be had here",
+                (*path, "decode_images"),
+                why=why,
+                mend="remove it",
+                at_key=True,
             )
 
     # Groups, signals, samples that count as the same or are kept from training

@@ -52,6 +52,9 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Of more frames than this, so many are taken at even distances, the first and the last among them."""
     number_images: bool = False
     """Whether several images of a sample that names no place for them are introduced as `Image-1: `, `Image-2: `."""
+    decode_images: bool = True
+    """Whether every image is decoded once, whole, so that a damaged one is rejected here. false: only its header is
+    read, which is much faster, and an image whose pixels are damaged stops the training run that meets it."""
     template: Name | None = None
     """Chat template; the model's when absent."""
     prompt: str | None = None

@@ -46,6 +46,7 @@ def test_what_is_asked_of_a_source(geometry: Geometry) -> None:
         {"frames": "video"},
         {"frames": "video", "max_frames": 4},
         {"number_images": True},
+        {"decode_images": False},
         {"template": "chatml"},
         {"image": "i"},
     ]

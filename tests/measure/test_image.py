@@ -98,6 +98,28 @@ def test_truncated(picture: Picture, format: str, kept: float) -> None:
     assert caught.value.reason == "image_undecodable"
 
 
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_facts_without_decoding(picture: Picture, format: str) -> None:
+    """From the header alone: the same, and of a file whose pixels are damaged too."""
+    data = bytearray(picture(300, 200, format))
+    whole = probe(bytes(data))
+    assert probe(bytes(data), decode=False) == whole
+    if format in ("PNG", "JPEG", "GIF"):  # the header comes first, and each has more than half of its bytes behind it
+        data[len(data) // 2 :] = b""
+        assert probe(bytes(data), decode=False) == whole
+        with pytest.raises(ImageError):
+            probe(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"), [(b"", "image_empty"), (b"<svg/>", "image_undecodable"), (b"\xff\xd8\xff", "image_undecodable")]
+)
+def test_what_has_no_header_is_refused_without_decoding(data: bytes, reason: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        probe(data, decode=False)
+    assert caught.value.reason == reason
+
+
 def bomb(width: int, height: int) -> bytes:
     """A PNG whose header claims a size that its few bytes do not hold."""
 
@@ -117,10 +139,11 @@ def webp_bomb(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
 
 
+@pytest.mark.parametrize("decode", [True, False])
 @pytest.mark.parametrize("data", [bomb(30_000, 30_000), bomb(9460, 9460), webp_bomb(16_383, 16_383)])
-def test_a_bomb_is_told_by_its_header(data: bytes) -> None:
+def test_a_bomb_is_told_by_its_header(data: bytes, decode: bool) -> None:
     with pytest.raises(ImageError, match=f"at most {MAX_PIXELS}|more than {MAX_PIXELS}") as caught:
-        probe(data)
+        probe(data, decode=decode)
     assert caught.value.reason == "image_bomb"
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace as with_fields
 
 from mixc.errors import BuildError, SourceError, SpecError
 from mixc.measure import step
@@ -114,6 +115,19 @@ def test_counts_rejects_and_reuse(corpus: Corpus, tmp_path: Path) -> None:
     again = corpus.measure(tmp_path / "cache", progress=lambda done, total: told.append((done, total)))
     assert len(told) == 6
     assert again == [replace(ref, reused=True) for ref in refs]
+
+
+def test_without_decoding_only_headers_are_read(corpus: Corpus, tmp_path: Path) -> None:
+    counts = {}
+    for decode in (True, False):
+        chat = with_fields(corpus.spec.sources["chat"], decode_images=decode)
+        own = replace(corpus, spec=with_fields(corpus.spec, sources={**corpus.spec.sources, "chat": chat}))
+        found = own.measure(tmp_path / "cache")  # the same cache: an object of the one is none of the other
+        counts[decode] = [ref.reject_counts for ref in found if ref.fragment.source == "chat"]
+    for decoded, not_decoded in zip(counts[True], counts[False], strict=True):
+        assert decoded["image_undecodable"] == 1
+        assert not_decoded == {reason: n for reason, n in decoded.items() if reason != "image_undecodable"}
+        assert "image_empty" in not_decoded
 
 
 def test_only_what_changed_is_measured_again(corpus: Corpus, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tiles against the rule said plainly: resize to the grid, crop box by box, thumbnail last."""
+"""Tiles against the rule said plainly, in Pillow: resize to the grid, crop box by box, thumbnail last."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PIL import Image
 from pytest import mark, raises
 
 from runtime.images import MEAN, STD, normalise, tile
+from shards.images import MAX_SIDE, ImageError
 
 torch.set_num_threads(1)
 
@@ -27,12 +28,18 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(noise)
 
 
+def resize(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Along the rows first, as Pillow did for all images before 13.0."""
+    rows = image.convert("RGB").resize((width, image.height), Image.Resampling.BICUBIC)
+    return rows.resize((width, height), Image.Resampling.BICUBIC)
+
+
 def plain(image: Image.Image, cols: int, rows: int, thumbnail: bool, side: int) -> list[np.ndarray]:
-    resized = image.convert("RGB").resize((side * cols, side * rows), Image.Resampling.BICUBIC)
+    resized = resize(image, side * cols, side * rows)
     boxes = [(x * side, y * side, (x + 1) * side, (y + 1) * side) for y in range(rows) for x in range(cols)]
     tiles = [resized.crop(box) for box in boxes]
     if thumbnail:
-        tiles.append(image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
+        tiles.append(resize(image, side, side))
     return [np.asarray(t) for t in tiles]
 
 
@@ -56,6 +63,14 @@ def test_tiles_are_the_crops_of_the_resized_image(
     assert np.array_equal(found.transpose(0, 2, 3, 1), expected)
 
 
+@mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_file_of_any_format_is_cut_alike(kind: str) -> None:
+    encoded = encode(picture(300, 200), kind)
+    found = tile(encoded, cols=3, rows=2, thumbnail=True, side=56)
+    expected = np.stack(plain(Image.open(io.BytesIO(encoded)), 3, 2, True, 56))
+    assert np.array_equal(found.transpose(0, 2, 3, 1), expected)
+
+
 @mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1"])
 def test_every_mode_becomes_rgb_as_pillow_does_it(mode: str) -> None:
     image = picture(20, 12).convert(mode)
@@ -66,11 +81,18 @@ def test_every_mode_becomes_rgb_as_pillow_does_it(mode: str) -> None:
 
 
 def test_bytes_that_are_no_image() -> None:
-    with raises(OSError):
-        tile(b"", cols=1, rows=1, thumbnail=False, side=14)
     whole = encode(picture(64, 64), "JPEG")
-    with raises(OSError):
-        tile(whole[: len(whole) // 2], cols=1, rows=1, thumbnail=False, side=14)
+    large = encode(Image.new("1", (MAX_SIDE + 1, 1)))
+    for bad, why in ((b"", "0 bytes"), (whole[: len(whole) // 2], "truncated"), (large, "at most 65535")):
+        with raises(ImageError, match=why):
+            tile(bad, cols=1, rows=1, thumbnail=False, side=14)
+
+
+@mark.parametrize("size", [(1, MAX_SIDE), (MAX_SIDE, 1)])
+def test_the_longest_images_are_cut(size: tuple[int, int]) -> None:
+    cols, rows = (12, 1) if size[0] > size[1] else (1, 12)
+    found = tile(encode(Image.new("1", size, 1)), cols=cols, rows=rows, thumbnail=True, side=448)
+    assert found.shape == (13, 3, 448, 448) and (found == 255).all()
 
 
 def test_normalise_is_imagenets() -> None:

@@ -15,8 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace as with_fields
 
-from mixc.errors import BuildError, MixcError
+from mixc.errors import BuildError, MixcError, SpecError
 from mixc.signals import step
 from mixc.signals.names import SIGNALS
 from mixc.signals.run import pinned_signals
@@ -202,3 +203,10 @@ def test_a_worker_that_dies_is_told(full: Corpus) -> None:
 def test_a_cache_that_is_emptied_meanwhile_is_said(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="a signal is gone"):
         pinned_signals({"object": {"words": tmp_path / "gone" / "values.parquet"}})
+
+
+def test_signals_of_pixels_ask_for_images_that_decode(full: Corpus) -> None:
+    spec = full.spec(signals=["sharpness"])
+    undecoded = {name: with_fields(source, decode_images=False) for name, source in spec.sources.items()}
+    with pytest.raises(SpecError, match=r"decode_images: false.*sharpness"):
+        full.compute(with_fields(spec, sources=undecoded))

@@ -232,7 +232,7 @@ def test_later_keys_at_their_defaults_leave_no_trace() -> None:
     """What a lock pins must not change because the language grew."""
     text = GOOD.replace("seed: 7", "seed: 7\ngroups: {}\nsignals: []\nheld_out: {}\nevidence: {seed: ours}")
     text = text.replace("mix: [chat, prose]", "mix: [chat, prose]\n    temperature: 1\n    reuse: false")
-    text = text.replace("kind: ocr}", "kind: ocr, number_images: false, evidence: {path: mine}}")
+    text = text.replace("kind: ocr}", "kind: ocr, number_images: false, decode_images: true, evidence: {path: mine}}")
     assert form(text) == form(GOOD)
     assert blake3(form(GOOD)).hexdigest() == (
         "8bfd79e8d031c71eb6b97295f7936f83b04a290b76fd29438a9cac1c7304c645"  # before there were such keys

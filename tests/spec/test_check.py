@@ -43,6 +43,27 @@ ERRORS: dict[str, tuple[str, str, str, str]] = {
     "image_root in text": (PROSE, "  prose: {path: x, kind: text, «image_root»: m}\n", "no meaning for kind text", ""),
     "prompt in chat": (CHAT, "  chat: {path: x, kind: chat, «prompt»: m}\n", "no meaning for kind chat", ""),
     "empty column": (PAGES, "  pages: {path: x, kind: ocr, image: «''»}\n", "`image` is empty", "default"),
+    "undecoded text": (
+        PROSE,
+        "  prose: {path: x, kind: text, «decode_images»: false}\n",
+        "`decode_images: false` cannot be had here",
+        "remove it",
+    ),
+    "undecoded and hashed": (
+        PAGES + CHAT + PROSE,
+        "  pages: {path: x, kind: ocr, «decode_images»: false}\n" + CHAT + PROSE + "dedup: {image: {}}\n",
+        "`decode_images: false` cannot be had here",
+        "remove it",
+    ),
+    "undecoded and compared": (
+        PAGES + CHAT + PROSE,
+        "  pages: {path: x, kind: ocr, «decode_images»: false}\n"
+        + CHAT
+        + PROSE
+        + "decontaminate: {against: x, phash: 4}\n",
+        "`decode_images: false` cannot be had here",
+        "remove it",
+    ),
     "pages split": (PAGES, "  pages: {path: x, kind: ocr, too_long: «split»}\n", "kind ocr cannot be split", "`drop`"),
     "image in a prompt": (
         PAGES,

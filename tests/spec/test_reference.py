@@ -27,7 +27,7 @@ SURFACE = {
     "Spec": "mixture seed model sources stages extends tokenizer tiles groups signals dedup decontaminate held_out"
     " continue_from max_reject_rate evidence",
     "Source": "path kind format columns text image image_root messages messages_format frames max_frames"
-    " number_images template prompt where too_long evidence",
+    " number_images decode_images template prompt where too_long evidence",
     "Stage": "name budget mix sequence_length train unit mix_end mix_schedule temperature reuse max_tiles order"
     " on_exhausted evidence",
     "MixEntry": "weight where max_epochs quantile balance",
