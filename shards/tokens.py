@@ -22,8 +22,7 @@ from shards.vocabulary import EXCEPTION, decode_vocabulary, encode_vocabulary, r
 def write_token_shard(build: Path, name: str, packs: Packs, level: int = 4) -> tuple[ShardEntry, bytes]:
     """Write packs to the file `name` of `build`, whole or not at all.
 
-    Returns the shard's entry for the manifest, and the pack digests, 32 bytes each. Takes some 10 bytes a token besides
-    `packs`. Raises ShardError, with the number of the pack, for what breaks a rule of a pack's: no reader ever meets it.
+    Returns the shard's entry for the manifest, and the pack digests, 32 bytes each. Raises ShardError, with the number of the pack, for what breaks a rule of a pack's: no reader ever meets it.
     """
     path = inside(build, name)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,26 +30,25 @@ def write_token_shard(build: Path, name: str, packs: Packs, level: int = 4) -> t
     for number in range(len(packs)) if _odd(tokens) else ():
         _check(packs[number], path, number)  # one of them raises
     words = vocabulary(tokens)
-    ranks = rank_table(words, int(tokens.max(initial=0)) + 1).take(tokens).astype("<u2", copy=False)
-    lo, hi = planes(tokens)
-    escaped = np.flatnonzero(ranks == EXCEPTION)
-    exceptions = tokens[escaped].astype("<u4")
-    ends = packs.token_ends.tolist()
-    exception_ends = np.searchsorted(escaped, packs.token_ends).tolist()
+    table = rank_table(words, int(tokens.max(initial=0)) + 1)
     digests = bytearray()
-    start = first = 0
+    start = 0
     with atomic_write(path) as file:
         writer = SeekableWriter(file, level)
         writer.write_frame(encode_vocabulary(words))
-        for number, (end, last) in enumerate(zip(ends, exception_ends, strict=True)):
-            pack = packs[number]
+        # a pack at a time, for what is made of its tokens then stays in a processor's cache
+        for number, end in enumerate(packs.token_ends.tolist()):
+            pack, own = packs[number], tokens[start:end]
             _check(pack, path, number)
-            digest = blake3(b"".join(canonical_parts(pack, lo[start:end].data, hi[start:end].data))).digest()
+            ranks = table.take(own)
+            exceptions = own[ranks == EXCEPTION].astype("<u4") if len(words) == EXCEPTION else own[:0]
+            lo, hi = planes(own)
+            digest = blake3(b"".join(canonical_parts(pack, lo.data, hi.data))).digest()
             writer.write_frame(
-                encode_stored(pack, digest, ranks[start:end].tobytes(), exceptions[first:last].tobytes())
+                encode_stored(pack, digest, ranks.astype("<u2", copy=False).tobytes(), exceptions.tobytes())
             )
             digests += digest
-            start, first = end, last
+            start = end
         seek = writer.close()
     return (
         ShardEntry(
