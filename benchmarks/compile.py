@@ -215,8 +215,15 @@ class Bench:
         self.row("remix", "shares 1 to 1, nothing measured before", before, MB=size / 1e6)
         ratio, objects = before.cost.wall / after.cost.wall, after.told["objects"]
         met = ratio >= 4 and objects["measured"] == 0
-        share = after.tokens / sum(before.told["stages"][0][key] for key in ("tokens",))
-        self.row("remix", "shares 3 to 2", after, ratio=ratio, **objects, **{"tokens/first": share}, bar=met)
+        self.row(
+            "remix",
+            "shares 3 to 2",
+            after,
+            ratio=ratio,
+            **objects,
+            **{"tokens/first": after.tokens / before.tokens},
+            bar=met,
+        )
 
     def short(self) -> None:
         size = self.options.megabytes * 1e6 / 3

@@ -28,6 +28,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mixc.measure.tokenizer import load_tokenizer
+
 MANUALS = ("linux-doc-6.1", "postgresql-doc-15")
 ENGLISH = (*MANUALS, "libreoffice-help-en-us")
 TRANSLATED = (
@@ -86,6 +88,17 @@ def documents(folders: Iterable[Path], megabytes: float = float("inf")) -> list[
 def english(folder: Path) -> list[str]:
     """All English documents, 43 MB of text: the manuals' pages in HTML, each once. The packages are kept in `folder`."""
     return _kept(folder / "english.jsonl", lambda: _read(_pages(download(folder, ENGLISH))))
+
+
+def english_tokens(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Their ids in Qwen's vocabulary, int32, one document after the other, and where documents begin."""
+    kept = folder / "english-tokens.npz"
+    if not kept.exists():
+        texts = english(folder)
+        ids, offsets = load_tokenizer("qwen2.5", base=folder, cache=folder / "cache").encode_plain(texts)
+        np.savez(kept, ids=ids.astype(np.int32), starts=offsets[:-1].astype(np.int64))
+    found = np.load(kept)
+    return found["ids"], found["starts"]
 
 
 def translated(folder: Path) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import zstandard
-from loader import english
+from corpus import english_tokens
 
 from shards.pack import planes
 from shards.vocabulary import encode_vocabulary, rank_table, token_table, vocabulary
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--length", type=int, default=8192, help="tokens a pack")
     options = parser.parse_args()
-    ids, _ = english(options.folder.absolute())
+    ids, _ = english_tokens(options.folder.absolute())
     print(f"{len(ids):,} tokens, zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))}")
     print(f"{'layout':8} level packs a frame  bytes/token  encode Mtok/s  decode Mtok/s  one random pack, us")
     found = layouts(ids)

@@ -28,30 +28,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from geometry import GEOMETRY
 from PIL import Image
 
-from mixc.measure.family import FAMILIES
 from mixc.measure.image import probe
 from mixc.measure.tiles import Grid, grid
 from runtime.images import MEAN, STD, normalise, tile
 from runtime.resize import resize_into
 from shards.images import decode
-from shards.manifest import Geometry
 
 DATA = Path(__file__).resolve().parents[1] / "specs" / "demo" / "data"
 WHEELS = ("scikit-image", "scikit-learn")
-MODEL = FAMILIES["sail-vl-2b"]
-SIDE = MODEL.tile_size
-GEOMETRY = Geometry(
-    name="sail-vl-2b",
-    tile_size=SIDE,
-    tokens_per_tile=MODEL.tokens_per_tile,
-    max_tiles=MODEL.max_tiles,
-    min_tiles=MODEL.min_tiles,
-    thumbnail=MODEL.thumbnail,
-    vocab_size=MODEL.vocab_size,
-    **dict.fromkeys(("image_start_id", "image_end_id", "image_context_id", "pad_id"), 0),  # of no matter here
-)
+SIDE = GEOMETRY.tile_size
 BICUBIC = Image.Resampling.BICUBIC
 MEAN_311, STD_311 = (np.array(each, np.float32).reshape(3, 1, 1) for each in (MEAN, STD))
 SMALLEST = 300

@@ -30,19 +30,18 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import corpus
 import msgspec
 import numpy as np
 import torch
+from corpus import english_tokens
+from geometry import GEOMETRY
 
-from mixc.measure.tokenizer import load_tokenizer
 from runtime.loader import Division, Play, play
 from shards.build import Build
 from shards.digest import source_key
 from shards.layout import MEDIA_INDEX, steps_name, token_shard_name
 from shards.manifest import (
     FORMAT_VERSION,
-    Geometry,
     Manifest,
     MediaEntry,
     ShardEntry,
@@ -116,7 +115,7 @@ def litdata(rows, folder):
     from litdata import StreamingDataset, TokensLoader
     from litdata.streaming.writer import BinaryWriter
     length = rows.shape[1]
-    writer = BinaryWriter(str(folder), chunk_size=length * (1 << 22) // length, item_loader=TokensLoader(block_size=length))
+    writer = BinaryWriter(str(folder), chunk_size=1 << 22, item_loader=TokensLoader(block_size=length))
     for i, row in enumerate(rows):
         writer[i] = torch.from_numpy(row)
     writer.done()
@@ -163,17 +162,6 @@ for run in (litdata, streaming, webdataset):
     size = sum(path.stat().st_size for path in own.rglob("*") if path.is_file())
     print(json.dumps([run.__name__, speed, access, size / rows.size]), flush=True)
 """
-
-
-def english(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids, int32, and where documents begin."""
-    kept = folder / "english-tokens.npz"
-    if not kept.exists():
-        texts = corpus.english(folder)
-        ids, offsets = load_tokenizer("qwen2.5", base=folder, cache=folder / "cache").encode_plain(texts)
-        np.savez(kept, ids=ids.astype(np.int32), starts=offsets[:-1].astype(np.int64))
-    found = np.load(kept)
-    return found["ids"], found["starts"]
 
 
 def packed(ids: np.ndarray, starts: np.ndarray, length: int) -> Packs:
@@ -243,19 +231,7 @@ def write_build(folder: Path, shards: list[ShardEntry], length: int) -> None:
         mixture="bench",
         seed=0,
         root="",
-        geometry=Geometry(
-            name="sail-vl-2b",
-            tile_size=448,
-            tokens_per_tile=256,
-            max_tiles=12,
-            min_tiles=1,
-            thumbnail=True,
-            vocab_size=151936,
-            image_start_id=151665,
-            image_end_id=151666,
-            image_context_id=151667,
-            pad_id=151643,
-        ),
+        geometry=GEOMETRY,
         tokenizer="0" * 64,
         template="0" * 64,
         stages=[stage],
@@ -414,7 +390,7 @@ def main() -> None:
         ids = np.load(options.tokens).astype(np.int32)
         starts = np.arange(0, len(ids), 800)
     else:
-        ids, starts = english(options.folder.absolute())
+        ids, starts = english_tokens(options.folder.absolute())
     work = Path(tempfile.mkdtemp(dir=options.folder))
     try:
         path = work / "build"

@@ -22,10 +22,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+from corpus import MANUALS, documents, download
 
 from mixc.clean.clusters import near_duplicates
 from mixc.clean.minhash import signatures
@@ -33,7 +33,6 @@ from mixc.clean.shingles import shingles
 
 NGRAM, HASHES, THRESHOLD = 5, 112, 0.8
 BATCH = 1000
-PACKAGES = ("linux-doc-6.1", "postgresql-doc-15")
 PEER = ["datatrove[io,processing]==0.10.1", "spacy"]
 
 DATATROVE = """
@@ -64,49 +63,6 @@ dropped = [int.from_bytes(data[i:i + 4], "little") for data in [f.read_bytes() f
            for i in range(0, len(data), 4)]
 print(json.dumps([seconds, dropped]))
 """
-
-
-class _Text(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.parts: list[str] = []
-        self._hidden = 0
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self._hidden += tag in ("script", "style", "head")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._hidden -= tag in ("script", "style", "head")
-
-    def handle_data(self, data: str) -> None:
-        if self._hidden <= 0:
-            self.parts.append(data)
-
-
-def documents(folder: Path, megabytes: float) -> list[str]:
-    """Texts of at least 200 characters, a word among them, by a shuffle of their paths, so that a prefix has some of every folder."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix in (".html", ".txt") and path.is_file())
-    random.Random(0).shuffle(paths)
-    texts, size = [], 0
-    for path in paths:
-        text = path.read_text("utf-8", "replace")
-        if path.suffix == ".html":
-            parser = _Text()
-            parser.feed(text)
-            text = re.sub(r"\s*\n\s*", "\n", "".join(parser.parts))
-        if len(text) >= 200 and re.search(r"\w", text):
-            texts.append(text)
-            size += len(text.encode())
-        if size >= megabytes * 1e6:
-            break
-    return texts
-
-
-def download(folder: Path) -> Path:
-    subprocess.run(["apt-get", "download", *PACKAGES], cwd=folder, check=True, capture_output=True)
-    for package in sorted(folder.glob("*.deb")):
-        subprocess.run(["dpkg", "-x", str(package), str(folder / "tree")], check=True)
-    return folder / "tree"
 
 
 def planted(texts: list[str]) -> list[str]:
@@ -214,7 +170,7 @@ def main() -> None:
     options = parser.parse_args()
     work = Path(tempfile.mkdtemp())
     try:
-        texts = planted(documents(options.folder or download(work), options.megabytes))
+        texts = planted(documents([options.folder] if options.folder else download(work, MANUALS), options.megabytes))
         if not texts:
             sys.exit(f"no .html or .txt file of 200 characters in {options.folder}")
         sizes = np.cumsum([len(text.encode()) for text in texts]) / 1e6

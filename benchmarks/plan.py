@@ -22,30 +22,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from geometry import GEOMETRY
 
 from mixc.measure.facts import FACTS_SCHEMA
 from mixc.plan.keys import join_ids
 from mixc.plan.load import PlannedFragment
 from mixc.plan.run import plan
 from mixc.spec.schema import Dedup, MixEntry, Order, Source, Spec, Stage, Train
-from shards.manifest import Geometry
 
 SHARES = {"captions": 0.4, "pages": 0.15, "chat": 0.2, "prose": 0.2, "small": 0.01, "noisy": 0.04}
 FRAGMENT_ROWS = 50_000
-
-GEOMETRY = Geometry(
-    name="sail-vl-2b",
-    tile_size=448,
-    tokens_per_tile=256,
-    max_tiles=12,
-    min_tiles=1,
-    thumbnail=True,
-    vocab_size=151936,
-    image_start_id=151666,
-    image_end_id=151667,
-    image_context_id=151665,
-    pad_id=151643,
-)
 
 
 def facts(source: str, rows: int, generator: np.random.Generator) -> pa.Table:

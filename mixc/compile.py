@@ -27,7 +27,6 @@ from mixc.emit.lock import Lock, LockedFragment, encode_lock, make_lock, moved_i
 from mixc.emit.run import emit
 from mixc.errors import BuildError, SourceError
 from mixc.measure.family import FAMILIES, geometry
-from mixc.measure.object import object_digest
 from mixc.measure.run import ObjectRef, measure
 from mixc.measure.template import TEMPLATES
 from mixc.measure.tokenizer import Tokenizer, load_tokenizer
@@ -112,16 +111,6 @@ def front(
     shape = geometry(loaded.spec, tokenizer)
     fragments = [fragment for name in sorted(loaded.spec.sources) for fragment in scan_source(loaded, name, cache)]
     template = TEMPLATES[FAMILIES[loaded.spec.model].template]
-    use.objects(
-        object_digest(
-            fragment,
-            loaded.spec.sources[fragment.source],
-            geometry=shape,
-            tokenizer=tokenizer.digest,
-            template=template.digest,
-        )
-        for fragment in fragments
-    )
     objects = measure(
         fragments,
         loaded.spec,
@@ -131,6 +120,7 @@ def front(
         cache=cache,
         workers=workers,
         progress=(lambda done, total: progress("measure", done, total)) if progress else None,
+        needed=use.objects,
     )
     _check_rejects(loaded, objects)
     signals = compute_signals(

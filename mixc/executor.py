@@ -43,8 +43,9 @@ class LocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
     manager process that serves only its log lines.
     """
 
-    def __init__(self, step: PipelineStep, tasks: int, workers: int, logs: Path, progress: Progress | None) -> None:
-        super().__init__([step], tasks=tasks, workers=min(workers, tasks), logging_dir=str(logs))
+    def __init__(self, step: PipelineStep, tasks: int, workers: int, progress: Progress | None) -> None:
+        # it asks for a place for logs; nothing is written there (`_run_for_rank`)
+        super().__init__([step], tasks=tasks, workers=min(workers, tasks), logging_dir=tempfile.gettempdir())
         self.pipeline: list[PipelineStep]
         self.progress = progress
 
@@ -52,7 +53,7 @@ class LocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
         return {**self.__dict__, "progress": None}
 
     def run(self) -> None:
-        ranks = self.get_incomplete_ranks()
+        ranks = range(self.tasks)
         if self.workers <= 1:
             for done, rank in enumerate(ranks, 1):
                 self._run_for_rank(rank)
@@ -121,18 +122,15 @@ def warm_tokenizer(path: Path) -> Iterator[None]:
         del os.environ[WARM_TOKENIZER]
 
 
-def run_tasks(step: PipelineStep, *, tasks: int, workers: int, scratch: Path, progress: Progress | None = None) -> None:
-    """Run ranks 0 to `tasks`-1 of `step`, at most `workers` at a time. Datatrove's logs go into the folder `scratch`,
-    which the caller removes.
+def run_tasks(step: PipelineStep, *, tasks: int, workers: int, progress: Progress | None = None) -> None:
+    """Run ranks 0 to `tasks`-1 of `step`, at most `workers` at a time.
 
     Raises whatever a task raised, and BuildError when a worker process was killed.
     """
     if not tasks:
         return
-    # in a folder of its own name, so that marks of an earlier run that was killed never make a task look done
-    logs = Path(tempfile.mkdtemp(prefix="logs-", dir=scratch))
     try:
-        LocalExecutor(step, tasks, workers, logs, progress).run()
+        LocalExecutor(step, tasks, workers, progress).run()
     except BrokenProcessPool as error:
         raise BuildError(
             "a worker process was killed",

@@ -57,6 +57,9 @@ IMAGE_DTYPE = np.dtype(
 )
 
 
+Table = npt.NDArray[np.void]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pack:
     """One training sequence. Arrays are read-only views; `tokens` int32 [T]."""
@@ -137,13 +140,7 @@ def decode_pack(data: bytes | memoryview) -> Pack:
     if not (S <= T and K <= T and M <= T):
         raise ShardError(f"pack: {S} segments, {K} spans and {M} images in {T} tokens")
     view = memoryview(data).toreadonly()
-    at = HEADER.size
-    segments = np.frombuffer(view, SEGMENT_DTYPE, S, at)
-    at += sizes[0]
-    spans = np.frombuffer(view, SPAN_DTYPE, K, at)
-    at += sizes[1]
-    images = np.frombuffer(view, IMAGE_DTYPE, M, at)
-    at += sizes[2]
+    segments, spans, images, at = read_tables(view, HEADER.size, (S, K, M))
     lo = np.frombuffer(view, "<u2", T, at)
     hi = np.frombuffer(view, "u1", T, at + sizes[3])
     tokens = hi.astype(np.int32)
@@ -154,6 +151,16 @@ def decode_pack(data: bytes | memoryview) -> Pack:
     if broken := fault(pack):
         raise ShardError(f"pack: {broken}")
     return pack
+
+
+def read_tables(view: memoryview, at: int, counts: tuple[int, int, int]) -> tuple[Table, Table, Table, int]:
+    """Segments, spans and images, which lie one after the other from `at` on, as views; and where they end."""
+    tables = []
+    for dtype, count in zip((SEGMENT_DTYPE, SPAN_DTYPE, IMAGE_DTYPE), counts, strict=True):
+        tables.append(np.frombuffer(view, dtype, count, at))
+        at += count * dtype.itemsize
+    segments, spans, images = tables
+    return segments, spans, images, at
 
 
 def pack_digest(data: bytes | memoryview) -> bytes:

@@ -19,7 +19,7 @@ import numpy as np
 
 from shards.digest import DIGEST_BYTES
 from shards.errors import ShardError
-from shards.pack import IMAGE_DTYPE, SEGMENT_DTYPE, SPAN_DTYPE, TOKEN_LIMIT, Pack, fault
+from shards.pack import IMAGE_DTYPE, SEGMENT_DTYPE, SPAN_DTYPE, TOKEN_LIMIT, Pack, fault, read_tables
 from shards.vocabulary import EXCEPTION, I32
 
 MAGIC = b"MXS1"
@@ -67,12 +67,7 @@ def decode_stored(data: bytes | memoryview, tokens: I32) -> tuple[Pack, bytes]:
         raise ShardError(f"pack: {S} segments, {K} spans, {M} images and {E} exceptions in {T} tokens")
     view = memoryview(data).toreadonly()
     digest = bytes(view[HEADER.size : at])
-    segments = np.frombuffer(view, SEGMENT_DTYPE, S, at)
-    at += sizes[0]
-    spans = np.frombuffer(view, SPAN_DTYPE, K, at)
-    at += sizes[1]
-    images = np.frombuffer(view, IMAGE_DTYPE, M, at)
-    at += sizes[2]
+    segments, spans, images, at = read_tables(view, at, (S, K, M))
     ranks = np.frombuffer(view, "<u2", T, at)
     found = tokens.take(ranks)
     if E or (T and int(found.min()) < 0):

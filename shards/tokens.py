@@ -22,7 +22,8 @@ from shards.vocabulary import EXCEPTION, decode_vocabulary, encode_vocabulary, r
 def write_token_shard(build: Path, name: str, packs: Packs, level: int = 4) -> tuple[ShardEntry, bytes]:
     """Write packs to the file `name` of `build`, whole or not at all.
 
-    Returns the shard's entry for the manifest, and the pack digests, 32 bytes each. Raises ShardError, with the number of the pack, for what breaks a rule of a pack's: no reader ever meets it.
+    Returns the shard's entry for the manifest, and the pack digests, 32 bytes each. Raises ShardError, with the number
+    of the pack, for what breaks a rule of a pack's: no reader ever meets it.
     """
     path = inside(build, name)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -41,12 +41,10 @@ class Touch(PipelineStep):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_task_runs_once_and_is_reported(tmp_path: Path, workers: int) -> None:
     done = []
-    (tmp_path / "scratch").mkdir()
     run_tasks(
         Touch(tmp_path),
         tasks=5,
         workers=workers,
-        scratch=tmp_path / "scratch",
         progress=lambda a, b: done.append((a, b)),
     )
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == list("01234")
@@ -56,12 +54,12 @@ def test_every_task_runs_once_and_is_reported(tmp_path: Path, workers: int) -> N
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_error_reaches_the_caller(tmp_path: Path, workers: int) -> None:
     with pytest.raises(ValueError, match="task 1 failed"):
-        run_tasks(Touch(tmp_path, fails=1), tasks=3, workers=workers, scratch=tmp_path)
+        run_tasks(Touch(tmp_path, fails=1), tasks=3, workers=workers)
 
 
 def test_a_killed_worker_is_an_error_not_a_hang(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="worker process was killed"):
-        run_tasks(Touch(tmp_path, dies=1), tasks=3, workers=2, scratch=tmp_path)
+        run_tasks(Touch(tmp_path, dies=1), tasks=3, workers=2)
 
 
 def test_workers_leave_when_their_parent_is_killed(tmp_path: Path) -> None:
@@ -70,7 +68,7 @@ from pathlib import Path
 from mixc.executor import run_tasks
 from tests.test_executor import Touch
 if __name__ == "__main__":
-    run_tasks(Touch(Path({str(tmp_path)!r}), sleeps=60), tasks=2, workers=2, scratch=Path({str(tmp_path)!r}))
+    run_tasks(Touch(Path({str(tmp_path)!r}), sleeps=60), tasks=2, workers=2)
 """
     script = tmp_path / "parent.py"
     script.write_text(code)

@@ -18,7 +18,8 @@ from mixc.cache.inventory import Kind, Thing, inventory, last_used
 from mixc.cache.leases import InUse, alone
 
 _BATCH = 4096
-"""Things renamed while the cache is locked: some 0.3 s on a local disk (benchmarks/cache.py), for which a compile that begins waits."""
+"""Things renamed while the cache is locked: some 0.3 s on a local disk (benchmarks/cache.py), for which a compile that
+begins waits."""
 _SLACK_NS = 2 * 60 * 10**9
 """2 min in ns: a scan entry last touched so shortly before a compile began may be one that it took as it was (`touch`)."""
 _OUR_FILE = re.compile(r"[a-z_]+\.(?:json|parquet|bin)")

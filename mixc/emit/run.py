@@ -64,7 +64,7 @@ def emit(
             image_context_id=geometry.image_context_id,
         ),
     )
-    run_tasks(EmitStep(staging), tasks=len(missing), workers=workers, scratch=work, progress=progress)
+    run_tasks(EmitStep(staging), tasks=len(missing), workers=workers, progress=progress)
 
     shards: dict[int, list[TokenReceipt]] = {index: [] for index in range(len(summary.stages))}
     media: list[MediaReceipt] = []

@@ -43,13 +43,15 @@ def measure(
     cache: Path,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    needed: Callable[[list[str]], None] | None = None,
 ) -> list[ObjectRef]:
     """Objects of all fragments, sorted by (source, fragment digest, path).
 
     A fragment whose object is whole in the cache is not read again. The others are measured by at most `workers`
     processes (in this one when 1), the largest first; how many there are shows in nothing that is written. `progress`
-    is called with (objects measured, objects to measure). A killed run leaves finished objects, which the next one
-    uses, and unfinished folders, which the next one removes.
+    is called with (objects measured, objects to measure), `needed` with the digests of all of them before one is looked
+    for. A killed run leaves finished objects, which the next one uses, and unfinished folders, which the next one
+    removes.
 
     Raises SpecError when the tokenizer lacks a token of the template's; MixcError, naming the fragment, when a source
     cannot be read, a disk is full, or a worker fails.
@@ -73,13 +75,15 @@ def measure(
         )
         for fragment in sorted(fragments, key=lambda f: (f.source, f.digest, f.path))
     ]
+    if needed:
+        needed([job.digest for job in jobs])
     missing = {job.digest: job for job in jobs if read_info(object_path(cache, job.digest)) is None}
     if missing:
         largest_first = sorted(missing.values(), key=lambda job: (-job.fragment.bytes, job.digest))
         with writing(cache), partial(cache, "jobs") as folder, warm_tokenizer(tokenizer.path):
             write_jobs(folder / "jobs", largest_first)
             step = MeasureStep(folder / "jobs", cache=cache, geometry=geometry, tokenizer=tokenizer, template=template)
-            run_tasks(step, tasks=len(largest_first), workers=workers, scratch=folder, progress=progress)
+            run_tasks(step, tasks=len(largest_first), workers=workers, progress=progress)
     return [_ref(job, cache, reused=job.digest not in missing) for job in jobs]
 
 

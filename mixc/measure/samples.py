@@ -55,8 +55,9 @@ def measure_rows(
 ) -> bool:
     """Write every row, a sample or a reject, to `writer`. Returns whether the fast tokenizer did all of it.
 
-    What makes a Sample a Reject here: an image that is empty, undecodable (without `decode_images`, by its header) or a bomb; text that is not Unicode; a text
-    of no characters; more or fewer `<image>` placeholders than images; more than 65,535 turns or images.
+    What makes a Sample a Reject here: an image that is empty, undecodable (without `decode_images`, by its header) or a
+    bomb; text that is not Unicode; a text of no characters; more or fewer `<image>` placeholders than images; more than
+    65,535 turns or images.
     """
     encoder = _Encoder(tokenizer)
     batch: list[_Accepted] = []

@@ -86,7 +86,7 @@ def compute_signals(
                 base=base,
                 benchmark=None if benchmark is None else folder / "benchmark",
             )
-            run_tasks(step, tasks=len(largest_first), workers=workers, scratch=folder, progress=progress)
+            run_tasks(step, tasks=len(largest_first), workers=workers, progress=progress)
     return paths
 
 

@@ -19,7 +19,7 @@ from mixc.sources.formats import imagefolder
 from mixc.sources.formats.detect import detect
 from mixc.sources.formats.rows import all_names, raw_rows
 from mixc.sources.fragment import Fragment
-from mixc.sources.names import image_key, missing, names
+from mixc.sources.names import image_key, missing, require
 from mixc.sources.paths import expand
 from mixc.sources.raw import RawRow
 from mixc.sources.read import columns, read
@@ -126,9 +126,7 @@ def _look(found: Head, name: str, source: Source, path: str, root: str | None) -
         if new not in have and root_of(old, there := all_names(path, fragment.format, source)) is None:
             raise missing(printable(path), f"columns.{new}", (old,), there)
     if any(isinstance(raw, RawRow) for raw in raws):
-        for key, wanted in names(source, fragment.format).required(source):
-            if have.isdisjoint(wanted):
-                raise missing(printable(path), key, wanted, have)
+        require(printable(path), source, fragment.format, have)
     if not raws:
         raise SourceError("this file holds no row", where=printable(path), mend="fill it, or leave it out of `path`")
     found.rows.extend(islice(read(fragment, source), HEAD_ROWS))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -67,6 +67,14 @@ def image_extensions(source: Source) -> tuple[str, ...]:
         return DEFAULT_IMAGE_EXTENSIONS
     parts = re.split(r"[\s,;|]+", named.lower())
     return tuple(dict.fromkeys(part.lstrip(".") for part in parts if part.strip(".")))
+
+
+def require(path: str, source: Source, format: str, have: Collection[str], shown: Iterable[str] = ()) -> None:
+    """Raises SourceError when none of the columns `have` is one that a file of this format needs. `shown` are told as its
+    columns besides."""
+    for key, wanted in names(source, format).required(source):
+        if not any(name in have for name in wanted):
+            raise missing(path, key, wanted, {*have, *shown})
 
 
 def missing(path: str, key: str, wanted: tuple[str, ...], found: Iterable[str]) -> SourceError:

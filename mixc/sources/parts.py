@@ -36,8 +36,8 @@ class Piece:
 class LineParts:
     """The pieces of a file of JSON lines, found and hashed while something else reads it from end to end.
 
-    Parts begin at the first line end at or after each multiple of `part_bytes` (PART_BYTES), so a file to which lines are appended keeps all
-    of its parts but the last.
+    Parts begin at the first line end at or after each multiple of `part_bytes` (PART_BYTES), so a file to which lines
+    are appended keeps all of its parts but the last.
     """
 
     def __init__(self, *, part_bytes: int | None = None) -> None:
@@ -113,8 +113,8 @@ def _is_blank(line: bytes) -> bool:
 
 
 def row_group_pieces(file: pq.ParquetFile, digest: str, size: int, *, part_bytes: int | None = None) -> list[Piece]:
-    """Runs of row groups, in order, each of `part_bytes` (PART_BYTES) decompressed. `digest` is the blake3 hex and `size` the length of the
-    file."""
+    """Runs of row groups, in order, each of `part_bytes` (PART_BYTES) decompressed. `digest` is the blake3 hex and
+    `size` the length of the file."""
     groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
     parts: list[tuple[Part, int]] = []
     first = first_row = rows = stored = inflated = 0

@@ -13,7 +13,7 @@ from mixc.sources.formats import arrow, parquet
 from mixc.sources.formats.rows import all_names, raw_rows
 from mixc.sources.fragment import Fragment
 from mixc.sources.images import ImageFolder, Problem, evenly, load
-from mixc.sources.names import Names, missing, names
+from mixc.sources.names import Names, names, require
 from mixc.sources.normalise import normalise, scalar_columns
 from mixc.sources.raw import RawRow, reject
 from mixc.sources.sample import Reject, Sample, Scalar
@@ -52,18 +52,14 @@ def read(fragment: Fragment, source: Source) -> Iterator[Sample | Reject]:
             )
         yield _sample(raw, source, used, folder)
     if parsed and fragment.part is None:
-        for key, wanted in used.required(source):
-            if found.isdisjoint(wanted):
-                raise missing(printable(fragment.path), key, wanted, found)
+        require(printable(fragment.path), source, fragment.format, found)
 
 
 def check_columns(fragment: Fragment, source: Source) -> None:
     """Raises SourceError when the first 1,000 rows of the fragment's file lack a column that the source needs. To be asked
     when every row of every part of a file was rejected for want of a value."""
     found = all_names(fragment.path, fragment.format, source)
-    for key, wanted in names(source, fragment.format).required(source):
-        if found.isdisjoint(wanted):
-            raise missing(printable(fragment.path), key, wanted, found)
+    require(printable(fragment.path), source, fragment.format, found)
 
 
 def columns(fragment: Fragment, source: Source) -> dict[str, str]:

@@ -215,9 +215,8 @@ class _Scanner:
         if format == "parquet":
             digest = hashing.whole(path).hexdigest()
             with parquet.opened(path) as file:
-                pieces = row_group_pieces(file, digest, stamp.size)
-                if not stamp.identity:
-                    pieces = [Piece(None, digest, stamp.size)]
+                whole = [Piece(None, digest, stamp.size)]
+                pieces = row_group_pieces(file, digest, stamp.size) if stamp.identity else whole
                 if image is None:
                     return [(piece, set()) for piece in pieces], False
                 named = [parquet.image_references(file, image, self._source.columns, piece.part) for piece in pieces]

@@ -28,8 +28,8 @@ too."""
 
 
 def rows(path: str, source: Source, part: Part | None = None) -> Iterator[RawRow | Reject]:
-    """The rows of a file, or of a part of it. Raises OSError, and SourceError when it is not Parquet or lacks a column the source
-    needs.
+    """The rows of a file, or of a part of it. Raises OSError, and SourceError when it is not Parquet or lacks a column
+    the source needs.
 
     A row group that is damaged (checksums are verified where the writer left any) is a Reject for each of its
     rows that could not be read; the next row group is read again.

@@ -20,7 +20,8 @@ def raw_rows(
     """The rows of the file at `path`, or of a part of it, in file order, in bounded memory. Rows are numbered from 0 in the
     file.
 
-    `format` is a fragment's (`detect.FORMATS`). `opener` opens what is read from start to end: all but Parquet and tars. Raises SourceError when the file cannot be read at all.
+    `format` is a fragment's (`detect.FORMATS`). `opener` opens what is read from start to end: all but Parquet and
+    tars. Raises SourceError when the file cannot be read at all.
     """
     with reading(path):
         for row in _rows(path, format, source, part, opener):

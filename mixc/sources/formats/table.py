@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from mixc.errors import SourceError
 from mixc.sources.files import printable
-from mixc.sources.names import missing, names
+from mixc.sources.names import names, require
 from mixc.sources.raw import RawRow, reject
 from mixc.sources.rename import renamed, root
 from mixc.sources.sample import Reject
@@ -67,10 +67,7 @@ def check_names(path: str, schema: pa.Schema) -> None:
 
 def check(path: str, schema: pa.Schema, source: Source, format: str) -> None:
     """Raises SourceError when a column that the source needs is not there."""
-    have = renamed(schema, source.columns)
-    for key, columns in names(source, format).required(source):
-        if have.keys().isdisjoint(columns):
-            raise missing(printable(path), key, columns, {*have, *schema.names})
+    require(printable(path), source, format, renamed(schema, source.columns), schema.names)
 
 
 def values(batch: pa.RecordBatch, wanted: list[str], first: int) -> Iterator[RawRow | Reject]:
