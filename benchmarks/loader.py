@@ -8,9 +8,11 @@ token is supervised. Everything is in the page cache. One process reads, decodes
 time, the least of three passes; single packs, start-up and workers are told in seconds of the clock.
 
 Ours checks all that a loader checks when it trains: both checksums of every frame, the rules of a pack, ids against the model.
-What a micro-batch holds is in runtime/batch.py: 44 bytes a token, against the 8 of the token ids alone that the peers give.
-Their rows are of the same tokens, int32, not compressed, which is where they are fastest, and are made int64 as an embedding
-takes them; none of them checks what it reads. They run in an environment of their own, made here unless --peer names its Python.
+What a micro-batch holds is in runtime/batch.py: a row of int32 ids with its tables, as a loader process hands it over, and what
+`expand` makes of it on the device that trains (here on the CPU; told apart): 44 bytes a token, against the 8 of the token ids
+alone that the peers give. Their rows are of the same tokens, int32, not compressed, which is where they are fastest, and are
+made int64 as an embedding takes them; none of them checks what it reads. They run in an environment of their own, made here
+unless --peer names its Python.
 
 For resuming, one shard stands in a build under many names, as hard links.
 """
@@ -289,8 +291,11 @@ def in_order(path: Path) -> tuple[float, float]:
             "lookup, rules": read - framed,
             "collate": seconds - read,
         }
+        expanded = least(lambda: exhaust(data[i].row.expand() for i in range(packs // micro)))  # noqa: B023
         parts = ", ".join(f"{name} {part / packs * 1e6:.0f}" for name, part in told.items())
-        print(f"micro-batches of {micro}: {tokens / seconds:.0f} Mtok/s; us a pack: {parts}")
+        print(
+            f"micro-batches of {micro}: {tokens / seconds:.0f} Mtok/s; us a pack: {parts}; expanded, too, {tokens / expanded:.0f} Mtok/s"
+        )
     for workers in (1, 2):
         data = Play(path, STAGE, Division(batch=entry.batch, world=1, micro_batch=1), 0)
         exhaust(play(data, range(1), workers=workers, device=torch.device("cpu")))

@@ -16,7 +16,9 @@ import mixc.signals.step  # noqa: F401
 from mixc.executor import WARM_TOKENIZER
 from mixc.measure.tokenizer import warm
 from mixc.no_pandas import decide_without_pandas
+from shards import pack_kernel
 
 decide_without_pandas()
+pack_kernel.fault()
 if path := os.environ.get(WARM_TOKENIZER):
     warm(Path(path))

@@ -1,13 +1,16 @@
-"""One micro-batch on its way from packs to the model.
+"""One micro-batch on its way from packs to the model: a row as a loader process makes it, and the batch as the model takes it.
 
-Shapes: T tokens of all packs end to end, S segments, N supervised targets, M tiles, P tokens a tile.
+Shapes: T tokens of all packs end to end, S segments, K supervised spans, N supervised targets, I images, M tiles, P tokens
+a tile.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 
@@ -26,31 +29,91 @@ class Batch:
     tiles_M: torch.Tensor  # uint8 [M, 3, side, side]; M may be 0
     image_positions: torch.Tensor  # int64 [M*P]: where the tiles' rows go in the token row, in order
 
+
+def words_of(tokens: int, segments: int, spans: int, images: int) -> int:
+    """Words of a row."""
+    return tokens + segments + 1 + 4 * spans + 2 * images
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A batch in a tenth of its bytes, 4 a token: spans and runs are not yet an index a token.
+
+    So a loader process has less to write, to hand over and to move to the device, where `expand` costs next to nothing.
+    """
+
+    words: torch.Tensor
+    """int32 [words_of(T, S, K, I)], end to end: token ids [T]; where segments begin, and T at last [S+1]; of the spans their first
+    tokens [K], lengths [K], indices of sources [K] and weights, the bits of float32 [K]; of the images' runs their first
+    tokens [I] and lengths [I]."""
+    tokens: int  # T
+    segments: int  # S
+    spans: int  # K
+    images: int  # I
+    targets: int  # N
+    max_seqlen: int
+    tiles_M: torch.Tensor  # uint8 [M, 3, side, side]
+    image_rows: int  # M*P
+
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickled as two tensors: a loader process hands over each tensor in a shared memory of its own, for some 0.1 ms of the
-        process that trains, whatever its size."""
-        tensors = [getattr(self, name) for name in _TOGETHER]
-        together = np.concatenate([tensor.cpu().numpy().view(np.uint8) for tensor in tensors])
-        return _apart, (torch.from_numpy(together), [len(tensor) for tensor in tensors], self.tiles_M, self.max_seqlen)
+        """Its words go through the pipe, for a tensor is handed over in a shared memory of its own, which costs more than
+        these few bytes. Tiles are many bytes, if there are any."""
+        numbers = (self.tokens, self.segments, self.spans, self.images, self.targets, self.max_seqlen, self.image_rows)
+        tiles = self.tiles_M if len(self.tiles_M) else self.tiles_M.shape
+        return _again, (self.words.numpy(), numbers, tiles)
+
+    def each(self, do: Callable[[torch.Tensor], torch.Tensor]) -> Row:
+        """The row with `do` done to its tensors."""
+        return replace(self, words=do(self.words), tiles_M=do(self.tiles_M))
+
+    def expand(self) -> Batch:
+        """The batch, on the row's device. Nothing is copied from or to another, and nothing waits for one."""
+        T, S, K, images = self.tokens, self.segments, self.spans, self.images
+        parts = self.words.split([T, S + 1, K, K, K, K, images, images])
+        tokens_T, cu_seqlens, first_K, length_K, source_K, weight_K, first_I, length_I = parts
+        tokens_T = tokens_T.long()
+        cu_seqlens = cu_seqlens.clone()  # aligned, as kernels for attention want it
+        span_N = _owners(length_K, self.targets)
+        predict_N = _places(first_K - 1, length_K, self.targets, span_N)
+        return Batch(
+            tokens_T=tokens_T,
+            positions_T=_places(torch.zeros_like(cu_seqlens[1:]), cu_seqlens.diff(), T),
+            cu_seqlens=cu_seqlens,
+            max_seqlen=self.max_seqlen,
+            predict_N=predict_N,
+            labels_N=tokens_T.index_select(0, predict_N + 1),
+            weights_N=weight_K.view(torch.float32).index_select(0, span_N),
+            sources_N=source_K.long().index_select(0, span_N),
+            tiles_M=self.tiles_M,
+            image_positions=_places(first_I, length_I, self.image_rows),
+        )
 
 
-_TOGETHER = {
-    "tokens_T": torch.int64,  # the widest first, so that each begins at a multiple of its width
-    "positions_T": torch.int64,
-    "predict_N": torch.int64,
-    "labels_N": torch.int64,
-    "sources_N": torch.int64,
-    "image_positions": torch.int64,
-    "cu_seqlens": torch.int32,
-    "weights_N": torch.float32,
-}
+def _owners(lengths: torch.Tensor, total: int) -> torch.Tensor:
+    """For each of `total` items of ranges laid end to end, the number of its range: int64 [total]."""
+    return torch.repeat_interleave(lengths, output_size=total).long()  # with the size given, no device is asked for it
 
 
-def _apart(together: torch.Tensor, lengths: list[int], tiles_M: torch.Tensor, max_seqlen: int) -> Batch:
-    sizes = [length * dtype.itemsize for length, dtype in zip(lengths, _TOGETHER.values(), strict=True)]
-    parts = zip(_TOGETHER.items(), together.split(sizes), strict=True)
-    tensors = {name: part.view(dtype) for (name, dtype), part in parts}
-    return Batch(**tensors, tiles_M=tiles_M, max_seqlen=max_seqlen)
+def _places(first: torch.Tensor, lengths: torch.Tensor, total: int, owners: torch.Tensor | None = None) -> torch.Tensor:
+    """[first[0], first[0] + 1, ..., first[1], ...]: the integers of ranges, end to end, int64 [total]."""
+    offsets = first.long() - (lengths.cumsum(0) - lengths)
+    owners = _owners(lengths, total) if owners is None else owners
+    return torch.arange(total, device=lengths.device) + offsets.index_select(0, owners)
+
+
+def _again(words: npt.NDArray[np.int32], numbers: tuple[int, ...], tiles: torch.Tensor | torch.Size) -> Row:
+    tokens, segments, spans, images, targets, max_seqlen, image_rows = numbers
+    return Row(
+        words=torch.from_numpy(words),
+        tokens=tokens,
+        segments=segments,
+        spans=spans,
+        images=images,
+        targets=targets,
+        max_seqlen=max_seqlen,
+        tiles_M=torch.empty(tiles, dtype=torch.uint8) if isinstance(tiles, torch.Size) else tiles,
+        image_rows=image_rows,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,22 +5,22 @@ nothing to shuffle, to draw, to balance or to remember, so the loader's whole st
 step, a resume costs the same at step 1,000,000 as at step 0, and the packs of a step are the same set in the
 same order for every world size and any number of workers.
 
-Reading, decoding images and laying packs end to end happen in the workers; the process that trains only moves
-tensors to its device.
+Reading, decoding images and laying packs end to end happen in the workers; the process that trains only moves two
+tensors to its device, where `Row.expand` makes the batch of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from runtime.batch import Batch
+from runtime.batch import Row
 from runtime.collate import SourceTable, collate
 from runtime.errors import ArgumentError, TrainError
 from shards.build import Build
@@ -80,7 +80,7 @@ class Micro:
     packs: tuple[int, ...]
     digests: tuple[int, ...]
     """First 8 bytes of each pack's digest, big-endian: its first 16 hex digits."""
-    batch: Batch
+    row: Row
     weights: tuple[float, ...]
     """As `Totals` has them, in the order of `source_names`; the next three are of `Totals` too."""
     tokens: int
@@ -90,19 +90,10 @@ class Micro:
     def pin_memory(self) -> Micro:
         """In page-locked memory, for copies to a GPU that overlap with its work. Called by torch's
         DataLoader."""
-        return dataclasses.replace(self, batch=_each_tensor(self.batch, torch.Tensor.pin_memory))
+        return dataclasses.replace(self, row=self.row.each(torch.Tensor.pin_memory))
 
     def to(self, device: torch.device) -> Micro:
-        return dataclasses.replace(self, batch=_each_tensor(self.batch, lambda t: t.to(device, non_blocking=True)))
-
-
-def _each_tensor(batch: Batch, do: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-    changed = {}
-    for field in dataclasses.fields(batch):
-        value = getattr(batch, field.name)
-        if isinstance(value, torch.Tensor):
-            changed[field.name] = do(value)
-    return dataclasses.replace(batch, **changed)
+        return dataclasses.replace(self, row=self.row.each(lambda tensor: tensor.to(device, non_blocking=True)))
 
 
 def source_index(stages: list[StageEntry]) -> dict[int, int]:
@@ -141,7 +132,7 @@ class Play(Dataset[Micro | ShardError]):
         read = [self._reader.read(number) for number in numbers]
         packs = [pack for pack, _ in read]
         try:
-            batch, totals = collate(packs, self._build.image, self._build.manifest.geometry, self._sources)
+            row, totals = collate(packs, self._build.image, self._build.manifest.geometry, self._sources)
         except ShardError as error:
             raise ShardError(f"{self.path}: stage {self.stage!r}, packs {list(numbers)}: {error}") from error
         return Micro(
@@ -149,7 +140,7 @@ class Play(Dataset[Micro | ShardError]):
             micro=micro,
             packs=tuple(numbers),
             digests=tuple(int.from_bytes(digest[:8], "big") for _, digest in read),
-            batch=batch,
+            row=row,
             weights=totals.weights,
             tokens=totals.tokens,
             tiles=totals.tiles,

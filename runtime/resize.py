@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shards.jit import jit
+
 PRECISION_BITS = 32 - 8 - 2
 """Of a weight. Resample.c: 8 bits for the result; a weight, and a sum of them, may exceed 1 in magnitude, but not 2."""
 SUPPORT = 2.0
@@ -130,14 +132,9 @@ def _planes(line: Any, planes_3S: Any) -> None:
 
 @functools.cache
 def _compiled() -> Callable[..., None]:
-    """`_passes`, compiled when the first image comes. Kept beside the source or in the user's cache; where neither can be
-    written, it is compiled anew in each process, in some two seconds."""
-    import numba
+    """`_passes`, compiled when the first image comes, in some two seconds if it is nowhere kept."""
     from numba import types
-    from numba.extending import register_jitable
 
-    for helper in (_turn, _line, _planes):
-        register_jitable(helper)
     ints, fixed = types.Array(types.int64, 1, "C", readonly=True), types.Array(types.int32, 2, "C", readonly=True)
     # a plane of words out of [H, W, 4] bytes is known to be contiguous only to us
     signature = types.void(
@@ -146,9 +143,4 @@ def _compiled() -> Callable[..., None]:
         types.Array(types.uint8, 4, "C"),
         types.int64,
     )
-    compiled: Callable[..., None]
-    try:
-        compiled = numba.njit(signature, nogil=True, cache=True)(_passes)
-    except RuntimeError:  # no place for the cache
-        compiled = numba.njit(signature, nogil=True)(_passes)
-    return compiled
+    return jit(_passes, _turn, _line, _planes, signature=signature)

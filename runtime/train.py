@@ -303,7 +303,7 @@ class Run:
             asked = time.monotonic()
             micro = next(micros)
             waited += time.monotonic() - asked
-            batch = micro.batch
+            batch = micro.row.expand()
             output = engine.forward(batch)
             engine.backward(output.loss_sum, denominator)
             by_source = torch.zeros(len(self.sources), dtype=torch.float64, device=self.device)

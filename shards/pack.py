@@ -26,13 +26,13 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
+from shards import pack_kernel
 from shards.errors import ShardError
 
 MAGIC = b"MXP1"
 VERSION = 1
 HEADER = struct.Struct("<4s7I")
 TOKEN_LIMIT = 1 << 24  # ids are below
-_INFINITY = 0x7F800000  # as f32
 
 SEGMENT_DTYPE = np.dtype(
     [
@@ -186,32 +186,16 @@ def tiles_by_image(pack: Pack) -> npt.NDArray[np.int64]:
     return tiles
 
 
+def words(table: Table) -> npt.NDArray[np.uint32]:
+    """Segments, spans or images as rows of words, a view."""
+    return table.view("<u4").reshape(len(table), table.dtype.itemsize // 4)
+
+
 def fault(pack: Pack) -> str | None:
     """The first rule that the tables of a pack break, in words; None when they keep them all. Tokens are only counted."""
-    tokens, segments, spans, images = len(pack.tokens), pack.segments, pack.spans, pack.images
-    starts = segments["start"].astype(np.int64)
-    if (len(starts) == 0) != (tokens == 0):
-        return f"{tokens} tokens in {len(starts)} segments"
-    if len(starts):
-        if starts[0] != 0:
-            return f"the first segment starts at token {starts[0]}, not 0"
-        if starts[-1] >= tokens or (starts[1:] <= starts[:-1]).any():
-            return "segments do not start in order, each within the pack"
-        if int(segments["weight"].view("<u4").max()) >= _INFINITY:  # beyond it: not numbers, and all with a sign
-            return "a weight is negative or not finite"
-    if len(spans):
-        first, end = spans["start"].astype(np.int64), spans["end"].astype(np.int64)
-        if (first >= end).any() or end[-1] > tokens or (first[1:] < end[:-1]).any():
-            return "spans are not in order, disjoint, not empty and within the pack"
-        # The last segment to start before the span's end must start before the span too, not with it.
-        if (starts[np.searchsorted(starts, end, side="left") - 1] >= first).any():
-            return "a span holds the first token of a segment"
-    if len(images):
-        at = images["start"].astype(np.int64)
-        if at[-1] >= tokens or (at[1:] <= at[:-1]).any():
-            return "images do not start in order, each within the pack"
-        if (images["cols"] == 0).any() or (images["rows"] == 0).any():
-            return "an image has a grid without tiles"
-        if (images["thumbnail"] > 1).any() or images["reserved"].any():
-            return "an image's thumbnail is neither 0 nor 1, or its reserved byte is not 0"
-    return None
+    tokens, segments = len(pack.tokens), pack.segments
+    found = pack_kernel.fault()(tokens, words(segments), words(pack.spans), words(pack.images))
+    if not found:
+        return None
+    first = segments["start"][0] if len(segments) else None
+    return pack_kernel.FAULTS[found].format(tokens=tokens, segments=len(segments), first=first)

@@ -17,6 +17,7 @@ import struct
 
 import numpy as np
 
+from shards import pack_kernel
 from shards.digest import DIGEST_BYTES
 from shards.errors import ShardError
 from shards.pack import IMAGE_DTYPE, SEGMENT_DTYPE, SPAN_DTYPE, TOKEN_LIMIT, Pack, fault, read_tables
@@ -69,8 +70,8 @@ def decode_stored(data: bytes | memoryview, tokens: I32) -> tuple[Pack, bytes]:
     digest = bytes(view[HEADER.size : at])
     segments, spans, images, at = read_tables(view, at, (S, K, M))
     ranks = np.frombuffer(view, "<u2", T, at)
-    found = tokens.take(ranks)
-    if E or (T and int(found.min()) < 0):
+    found = np.empty(T, np.int32)
+    if pack_kernel.find()(ranks, tokens, found) or E:
         missing = np.flatnonzero(found < 0)
         exceptions = np.frombuffer(view, "<u4", E, at + sizes[3])
         if len(missing) != E or (ranks[missing] != EXCEPTION).any():

@@ -41,7 +41,7 @@ PASSES = ["spec", "cache", "sources", "measure", "clean", "signals", "plan", "em
 
 
 def test_passes_import_only_earlier_passes() -> None:
-    """The compiler reads in one direction. What stands beside the passes (errors, executor, hashing, jit, sorting, compile) is exempt."""
+    """The compiler reads in one direction. What stands beside the passes (errors, executor, hashing, sorting, compile) is exempt."""
     wrong = []
     for position, name in enumerate(PASSES):
         for path in sorted((REPO / "mixc" / name).rglob("*.py")):

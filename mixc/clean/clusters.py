@@ -28,9 +28,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mixc.clean.minhash import NOTHING
-from mixc.jit import jit
 from mixc.sorting import total_order
 from mixc.spec.quantity import as_written
+from shards.jit import jit
 
 Int = npt.NDArray[np.int64]
 U32 = npt.NDArray[np.uint32]

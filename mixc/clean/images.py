@@ -24,8 +24,8 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from mixc.clean.clusters import chains
-from mixc.jit import jit
 from mixc.sorting import total_order
+from shards.jit import jit
 
 Int = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from mixc.clean.shingles import SHINGLE_VERSION, shingles
 from mixc.hashing import mix64
-from mixc.jit import jit
+from shards.jit import jit
 
 U32 = npt.NDArray[np.uint32]
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mixc.jit import jit
+from shards.jit import jit
 
 U64 = npt.NDArray[np.uint64]
 U8 = npt.NDArray[np.uint8]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mixc.jit import jit
+from shards.jit import jit
 
 
 class Kernel:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixc.clean.shingles import ALONE, classes
-from mixc.jit import jit
+from shards.jit import jit
 
 Int = npt.NDArray[np.int64]
 

@@ -49,7 +49,7 @@ def learn(engine, build, step: int, rates=RATES, times: float = 1.0) -> float:
     denominator = float(Build.open(build).stage("tune").steps[step]["denominator"])
     data = Play(build, "tune", DIVISION, 0)
     for micro in range(DIVISION.micro_steps):
-        output = engine.forward(data[step * DIVISION.micro_steps + micro].batch)
+        output = engine.forward(data[step * DIVISION.micro_steps + micro].row.expand())
         engine.backward(output.loss_sum * times, denominator)
     return float(engine.step(rates))
 
@@ -74,7 +74,7 @@ def reference(build) -> tuple[list[float], dict[str, torch.Tensor]]:
     for step in (0, 1):
         denominator = float(Build.open(build).stage("tune").steps[step]["denominator"])
         micro = Play(build, "tune", Division(batch=4, world=1, micro_batch=4), 0)[step]
-        (model(micro.batch).loss_sum / denominator).backward()
+        (model(micro.row.expand()).loss_sum / denominator).backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), SETTINGS.clip)))
         set_rates(optimizer, groups, RATES, SETTINGS)
         optimizer.step()
@@ -116,7 +116,7 @@ def test_bf16_gradients_are_added_up_in_fp32(build):
     from runtime.model.sail_vl import build_model
 
     settings = msgspec.structs.replace(ALIGN, clip=0.0)
-    batch = Play(build, "tune", Division(batch=4, world=1, micro_batch=1), 0)[0].batch
+    batch = Play(build, "tune", Division(batch=4, world=1, micro_batch=1), 0)[0].row.expand()
     norms = []
     for division in (Division(batch=times, world=1, micro_batch=1) for times in (1, 32)):
         model = build_model("sail-vl-tiny", GEOMETRY, 7, torch.bfloat16)

@@ -91,7 +91,7 @@ def test_a_micro_step_holds_what_the_build_does(build):
     assert micro.tiles == sum(len(pack.images) for pack in packs)
     lengths = [length for pack in packs for length in _lengths(pack)]
     assert micro.pairs == sum(length**2 for length in lengths)
-    assert sum(micro.weights) == pytest.approx(float(micro.batch.weights_N.double().sum()))
+    assert sum(micro.weights) == pytest.approx(float(micro.row.expand().weights_N.double().sum()))
 
 
 def _lengths(pack):
@@ -114,7 +114,7 @@ def test_workers_change_nothing(build):
     assert [micro.packs for micro in alone] == [(4, 5), (6, 7), (8, 9), (10, 11), (12, 13), (14, 15)]
     for one, other in zip(alone, helped, strict=True):
         assert (one.packs, one.digests, one.weights) == (other.packs, other.digests, other.weights)
-        assert_equal(one.batch, other.batch)
+        assert_equal(one.row.expand(), other.row.expand())
 
 
 def assert_equal(one, other):
@@ -123,22 +123,19 @@ def assert_equal(one, other):
         assert torch.equal(a, b) and a.dtype == b.dtype if isinstance(a, torch.Tensor) else a == b
 
 
-@pytest.mark.parametrize("targets", [0, 1, 2, 3])
-@pytest.mark.parametrize("tiles", [0, 2])
-def test_a_batch_is_whole_again_after_its_way_from_a_worker(targets, tiles):
-    batch = Batch(
-        tokens_T=torch.arange(7),
-        positions_T=torch.arange(7) + 10,
-        cu_seqlens=torch.tensor([0, 4, 7], dtype=torch.int32),
-        max_seqlen=4,
-        predict_N=torch.arange(targets),
-        labels_N=torch.arange(targets) * 5,
-        weights_N=torch.rand(targets),
-        sources_N=torch.zeros(targets, dtype=torch.int64),
-        tiles_M=torch.randint(0, 255, (tiles, 3, 2, 2), dtype=torch.uint8),
-        image_positions=torch.arange(tiles),
-    )
-    assert_equal(pickle.loads(pickle.dumps(batch)), batch)
+def test_a_row_is_whole_again_after_its_way_from_a_worker(build):
+    dataset = Play(build, "tune", Division(batch=4, world=1, micro_batch=2), rank=0)
+    rows = [dataset[item].row for item in range(8)]
+    assert {len(row.tiles_M) for row in rows} > {0}
+    for row in rows:
+        assert_equal(pickle.loads(pickle.dumps(row)).expand(), row.expand())
+
+
+def test_a_row_of_text_is_handed_over_in_little_more_than_four_bytes_a_token(build):
+    row = Play(build, "tune", Division(batch=4, world=1, micro_batch=4), rank=0)[0].row
+    text = dataclasses.replace(row, tiles_M=row.tiles_M[:0])
+    assert pickle.loads(pickle.dumps(text)).tiles_M.shape == (0, 3, 448, 448)
+    assert len(pickle.dumps(text)) < 4 * row.tokens + 1500
 
 
 @pytest.mark.parametrize("workers", [0, 1])
