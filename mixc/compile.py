@@ -21,7 +21,6 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mixc.cache.folders import cache_folder
 from mixc.cache.use import Use, using
 from mixc.emit.lock import Lock, LockedFragment, encode_lock, make_lock, moved_inputs, moved_results, read_lock, refuse
 from mixc.emit.run import emit
@@ -44,6 +43,7 @@ from mixc.spec.canonical import canonical
 from mixc.spec.check import check
 from mixc.spec.load import LoadedSpec, load
 from shards.atomic import atomic_write
+from shards.blocks import cache_folder
 from shards.digest import digest, digest_file
 from shards.errors import ShardError
 from shards.files import named_files, unnamed_files

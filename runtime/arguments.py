@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from runtime.errors import ArgumentError
+from shards.store import Place, place
 
 PROGRAM = "mixc train"
 """How the program calls itself: it is started by `mixc train`, and by `python -m runtime` all the same."""
@@ -23,7 +24,7 @@ PROGRAM = "mixc train"
 class Arguments:
     """What the user typed. None is "not given"."""
 
-    build: Path
+    build: Place
     out: Path
     stages: tuple[str, ...] | None = None
     max_steps: int | None = None
@@ -71,7 +72,9 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = made.add_argument
-    add("build", type=Path, metavar="BUILD", help="a folder written by `mixc compile`")
+    add(
+        "build", type=place, metavar="BUILD", help="a folder written by `mixc compile`, or the URL of a copy in a store"
+    )
     add("--out", type=Path, required=True, metavar="RUN", help="folder of the run: weights, checkpoints, metrics.jsonl")
     add("--stages", type=_names, metavar="A,B", help="train only these, in the build's order (all)")
     add("--max-steps", type=_at_least(1), metavar="N", help="save and stop when the run has made N steps in all")

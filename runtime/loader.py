@@ -15,7 +15,6 @@ import dataclasses
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -27,6 +26,7 @@ from shards.build import Build
 from shards.digest import source_key
 from shards.errors import ShardError
 from shards.manifest import StageEntry
+from shards.store import Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +113,7 @@ class Play(Dataset[Micro | ShardError]):
     traceback.
     """
 
-    def __init__(self, build: Path, stage: str, division: Division, rank: int) -> None:
+    def __init__(self, build: Place, stage: str, division: Division, rank: int) -> None:
         self.path, self.stage, self.division, self.rank = build, stage, division, rank
         self._build: Build | None = None
 

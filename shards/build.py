@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from shards.blocks import in_background
 from shards.errors import ShardError
 from shards.handles import HandleCache
 from shards.layout import inside
@@ -27,6 +28,7 @@ from shards.manifest import Manifest, StageEntry, read_manifest
 from shards.media import MediaReader
 from shards.pack import Pack
 from shards.steps import read_steps
+from shards.store import Place, StoreUrl, place
 from shards.tokens import TokenShard
 
 OPEN_SHARDS = 64
@@ -43,6 +45,8 @@ class StageReader:
         self.entry = entry
         self._ends = list(accumulate(shard.packs for shard in entry.shards))
         self._shards: HandleCache[int, TokenShard] = HandleCache(self._open, OPEN_SHARDS)
+        self._far = isinstance(build.path, StoreUrl)
+        self._prepared = 0
 
     def __len__(self) -> int:
         """Packs, empty ones included."""
@@ -59,7 +63,16 @@ class StageReader:
             raise IndexError(f"pack {i} of stage {self.entry.name}, which has {len(self)}")
         # The first shard that ends after i; shards without packs are passed over.
         shard = bisect_right(self._ends, i)
-        return self._shards.get(shard), i - (self._ends[shard - 1] if shard else 0)
+        first = self._ends[shard - 1] if shard else 0
+        if self._far and 2 * (i - first) > self._ends[shard] - first:
+            self._prepare(shard + 1)
+        return self._shards.get(shard), i - first
+
+    def _prepare(self, shard: int) -> None:
+        """Have a shard in a store opened and its first blocks fetched in the background, before it is read."""
+        if shard < len(self._ends) and shard != self._prepared:
+            self._prepared = shard
+            in_background(lambda: self._shards.get(shard).begin())
 
     def pack(self, i: int) -> Pack:
         """Pack `i` of the stage. ShardError, by file and pack, when it is not as written; IndexError beyond
@@ -90,16 +103,18 @@ class StageReader:
 class Build:
     """A whole, finished build. Make one with `Build.open`."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Place, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
         self._stages: dict[str, StageReader] = {}
         self._media: MediaReader | None = None
 
     @classmethod
-    def open(cls, path: Path | str) -> Build:
-        """The build in folder `path`. Raises ShardError when it has no manifest, or one that is not whole."""
-        folder = Path(path).absolute()  # so that it stays the same folder wherever a worker process runs
+    def open(cls, path: Place | str) -> Build:
+        """The build in folder `path`, or at a URL. Raises ShardError when it has no manifest, or one that is not whole."""
+        folder = place(path) if isinstance(path, str) else path
+        if isinstance(folder, Path):
+            folder = folder.absolute()  # so that it stays the same folder wherever a worker process runs
         return cls(folder, read_manifest(folder))
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -130,7 +145,7 @@ class Build:
         return self.media.read(digest)
 
 
-def _reopen(path: Path, root: str) -> Build:
+def _reopen(path: Place, root: str) -> Build:
     build = Build.open(path)
     if build.manifest.root != root:
         raise ShardError(f"{path}: has become another build: root {build.manifest.root}, not {root}")

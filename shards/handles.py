@@ -12,16 +12,18 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
+from shards.blocks import StoredFile
 from shards.errors import ShardError
+from shards.store import Place, StoreUrl
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
 class PositionalFile:
-    """A regular file, open for reading; closed when the last reference to it goes. Raises ShardError, by
+    """A regular file of this machine, open for reading; closed when the last reference to it goes. Raises ShardError, by
     name, when it is missing or cannot be read."""
 
     def __init__(self, path: Path) -> None:
@@ -58,6 +60,20 @@ class PositionalFile:
     def __del__(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
+
+
+class File(Protocol):
+    """A file that is read by position: `PositionalFile`, or `StoredFile` of a store."""
+
+    size: int
+
+    def read_at(self, offset: int, size: int, what: str) -> bytes: ...
+
+
+def open_file(path: Place, *, in_order: bool = True) -> File:
+    """Raises ShardError, by name, when it is missing or cannot be read. `in_order`: it may be worth reading ahead, as it
+    is read from front to end, once."""
+    return StoredFile(path, in_order=in_order) if isinstance(path, StoreUrl) else PositionalFile(path)
 
 
 class HandleCache(Generic[K, V]):

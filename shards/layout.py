@@ -12,8 +12,10 @@ Every name in a manifest is relative to the build, with `/`, and stays inside it
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
+from typing import overload
 
 from shards.errors import ShardError
+from shards.store import Place
 
 MANIFEST = "manifest.json"
 MEDIA_INDEX = "media/index"
@@ -45,7 +47,11 @@ def is_inside(name: str) -> bool:
     )
 
 
-def inside(build: Path, name: str) -> Path:
+@overload
+def inside(build: Path, name: str) -> Path: ...
+@overload
+def inside(build: Place, name: str) -> Place: ...
+def inside(build: Place, name: str) -> Place:
     """The path of `name` in `build`. Raises ShardError when it would leave the build."""
     if not is_inside(name):
         raise ShardError(f"{build}: {name!r} is not a path inside a build")

@@ -18,8 +18,9 @@ from blake3 import blake3
 from shards.atomic import atomic_write
 from shards.digest import canonical_json, digest
 from shards.errors import ShardError
-from shards.handles import PositionalFile
+from shards.handles import open_file
 from shards.layout import MANIFEST, is_inside
+from shards.store import Place
 
 FORMAT_VERSION = 2
 """How a build is written. A reader of another version refuses it."""
@@ -237,13 +238,13 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         file.write(data)
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Place) -> Manifest:
     """The manifest of the build in `folder`, wholly checked: its bytes against its checksum and its one
     encoding, its root and its own sums. Raises ShardError, saying which."""
     path = folder / MANIFEST
-    if not path.exists():
+    if isinstance(path, Path) and not path.exists():
         raise ShardError(f"{path}: missing: not a build, or one that was never finished")
-    file = PositionalFile(path)
+    file = open_file(path)
     if file.size > MAX_MANIFEST_BYTES:
         raise ShardError(f"{path}: {file.size} bytes, more than a manifest may have")
     return _decode(path, file.read_at(0, file.size, "manifest"))
@@ -263,7 +264,7 @@ def _encode(manifest: Manifest) -> bytes:
     return canonical_json({"checksum": digest(body), "manifest": msgspec.Raw(body)})
 
 
-def _decode(path: Path, data: bytes) -> Manifest:
+def _decode(path: Place, data: bytes) -> Manifest:
     try:
         envelope = msgspec.json.decode(data, type=_Envelope)
         body = bytes(envelope.manifest)

@@ -8,10 +8,11 @@ whatever the number of images.
 
 from __future__ import annotations
 
-import mmap
+import math
 import re
 from bisect import bisect_left
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,10 @@ from blake3 import blake3
 from shards.atomic import atomic_write
 from shards.digest import DIGEST_BYTES
 from shards.errors import ShardError
-from shards.handles import HandleCache, PositionalFile
+from shards.handles import File, HandleCache, open_file
 from shards.layout import inside
 from shards.manifest import MediaEntry, MediaShardEntry
+from shards.store import Place
 
 MEDIA_DTYPE = np.dtype(
     [
@@ -126,21 +128,25 @@ class MediaReader:
     and, by pickling, spawned processes.
     """
 
-    def __init__(self, build: Path, entry: MediaEntry) -> None:
+    def __init__(self, build: Place, entry: MediaEntry) -> None:
         self._build = build
         self._entry = entry
         self.path = inside(build, entry.index)
-        size = PositionalFile(self.path).size
+        self._index = open_file(self.path, in_order=False)
+        size = self._index.size
         if size != entry.images * MEDIA_DTYPE.itemsize:
             needed = entry.images * MEDIA_DTYPE.itemsize
             raise ShardError(f"{self.path}: {size} bytes, {needed} needed for {entry.images} images")
-        self._map: mmap.mmap | bytes = b""  # an empty file cannot be mapped
-        if size:
-            with self.path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-        self.records: npt.NDArray[np.void] = np.frombuffer(self._map, MEDIA_DTYPE) if size else np.zeros(0, MEDIA_DTYPE)
-        """The index, MEDIA_DTYPE [images], read-only, sorted by digest."""
-        self._shards: HandleCache[int, PositionalFile] = HandleCache(self._open, OPEN_SHARDS)
+        self._shards: HandleCache[int, File] = HandleCache(self._open, OPEN_SHARDS)
+
+    @cached_property
+    def records(self) -> npt.NDArray[np.void]:
+        """The index, MEDIA_DTYPE [images], read-only, sorted by digest; mapped if it is a file of this machine."""
+        if not len(self):  # which cannot be mapped
+            return np.zeros(0, MEDIA_DTYPE)
+        if isinstance(self.path, Path):
+            return np.memmap(self.path, MEDIA_DTYPE, mode="r")
+        return np.frombuffer(self._index.read_at(0, self._index.size, "index"), MEDIA_DTYPE)
 
     def __len__(self) -> int:
         return self._entry.images
@@ -148,21 +154,33 @@ class MediaReader:
     def __reduce__(self) -> tuple[object, ...]:
         return MediaReader, (self._build, self._entry)
 
-    def _open(self, shard: int) -> PositionalFile:
+    def _open(self, shard: int) -> File:
         entry = self._entry.shards[shard]
-        file = PositionalFile(inside(self._build, entry.name))
+        path = inside(self._build, entry.name)
+        file = open_file(path)
         if file.size != entry.bytes:
-            raise ShardError(f"{file.path}: {file.size} bytes, the manifest says {entry.bytes}")
+            raise ShardError(f"{path}: {file.size} bytes, the manifest says {entry.bytes}")
         return file
 
     def _digest(self, i: int) -> bytes:
-        at = i * MEDIA_DTYPE.itemsize
-        return self._map[at : at + DIGEST_BYTES]
+        return self._index.read_at(i * MEDIA_DTYPE.itemsize, DIGEST_BYTES, f"record {i}")
 
     def position(self, digest: bytes) -> int | None:
-        """Number in the index of the image with this digest (32 bytes); None when there is none."""
-        i = bisect_left(range(len(self)), digest, key=self._digest)
-        return i if i < len(self) and self._digest(i) == digest else None
+        """Number in the index of the image with this digest (32 bytes); None when there is none.
+
+        Digests are as good as random, so one stands where its value says, give or take the root of their number: in
+        a store, that is one block to read, where bisecting all would read one a step. If it does not, all are bisected.
+        """
+        n = len(self)
+        about = int.from_bytes(digest[:8], "big") * n >> 64
+        spread = 2 * math.isqrt(n) + 16  # four standard deviations or more
+        low, high = max(0, about - spread), min(n, about + spread)
+        if low > 0 and self._digest(low - 1) >= digest:
+            low = 0
+        if high < n and self._digest(high) <= digest:
+            high = n
+        i = bisect_left(range(low, high), digest, key=self._digest) + low
+        return i if i < n and self._digest(i) == digest else None
 
     def read(self, digest: bytes) -> bytes:
         """The encoded image whose blake3 is `digest` (32 bytes). Raises ShardError, naming the file and the
@@ -171,12 +189,14 @@ class MediaReader:
         position = self.position(digest)
         if position is None:
             raise ShardError(f"{self.path}: {name}: not in the index")
-        record = self.records[position]
+        size_of = MEDIA_DTYPE.itemsize
+        record = np.frombuffer(self._index.read_at(position * size_of, size_of, name), MEDIA_DTYPE)[0]
         shard, offset, size = int(record["shard"]), int(record["offset"]), int(record["size"])
         if shard >= len(self._entry.shards) or size > MAX_IMAGE_BYTES:
             raise ShardError(f"{self.path}: {name}: its record points to shard {shard}, {size} bytes")
         file = self._shards.get(shard)
         data = file.read_at(offset, size, name)
         if blake3(data).digest() != digest:
-            raise ShardError(f"{file.path}: {name}: its bytes have blake3 {blake3(data).hexdigest()}")
+            path = inside(self._build, self._entry.shards[shard].name)
+            raise ShardError(f"{path}: {name}: its bytes have blake3 {blake3(data).hexdigest()}")
         return data

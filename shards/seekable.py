@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import struct
 import threading
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import zstandard
 from xxhash import xxh64_intdigest
 
+from shards.blocks import StoredFile
 from shards.digest import digest
 from shards.errors import ShardError
-from shards.handles import PositionalFile
+from shards.handles import open_file
+from shards.store import Place
 
 SKIPPABLE_MAGIC = 0x184D2A5E
 SEEKABLE_MAGIC = 0x8F92EAB1
@@ -89,12 +90,12 @@ class SeekableReader:
     file and the frame.
     """
 
-    def __init__(self, path: Path, *, seek_digest: str | None) -> None:
+    def __init__(self, path: Place, *, seek_digest: str | None) -> None:
         """`seek_digest`: blake3 of the table's frame, as `SeekableWriter.close` gave it; None trusts the
         file."""
         self.path = path
         self._seek_digest = seek_digest
-        self._file = PositionalFile(path)
+        self._file = open_file(path)
         table = self._read_table()
         if seek_digest is not None and digest(table) != seek_digest:
             raise ShardError(f"{path}: seek table: blake3 is {digest(table)}, not {seek_digest}")
@@ -141,6 +142,11 @@ class SeekableReader:
     def __reduce__(self) -> tuple[object, ...]:
         return _reopen, (self.path, self._seek_digest)
 
+    def begin(self) -> None:
+        """Say that frames will be read from the first on; a file in a store then comes ahead."""
+        if isinstance(self._file, StoredFile):
+            self._file.begin()
+
     def frame(self, i: int) -> bytes:
         """The content of frame `i`. IndexError beyond the last."""
         if not 0 <= i < self._frames:
@@ -179,5 +185,5 @@ def _compress_bound(size: int) -> int:
     return size + (size >> 8) + (((1 << 17) - size) >> 11 if size < 1 << 17 else 0) + 4
 
 
-def _reopen(path: Path, seek_digest: str | None) -> SeekableReader:
+def _reopen(path: Place, seek_digest: str | None) -> SeekableReader:
     return SeekableReader(path, seek_digest=seek_digest)

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from shards.atomic import atomic_write
 from shards.digest import digest
 from shards.errors import ShardError
-from shards.handles import PositionalFile
+from shards.handles import open_file
 from shards.pack import Pack, supervised_by_segment, tiles_by_image
+from shards.store import Place
 
 STEP_DTYPE = np.dtype(
     [
@@ -63,18 +64,21 @@ def write_steps(path: Path, array: npt.NDArray[np.void]) -> str:
     return file.digest
 
 
-def read_steps(path: Path, expected_digest: str | None = None) -> npt.NDArray[np.void]:
-    """STEP_DTYPE [steps], read-only, mapped from `path`. With `expected_digest`, the blake3 of the file,
+def read_steps(path: Place, expected_digest: str | None = None) -> npt.NDArray[np.void]:
+    """STEP_DTYPE [steps], read-only, mapped from `path` if that is a file of this machine. With `expected_digest`, the blake3 of the file,
     every byte is read and checked: 64 bytes a step. Raises ShardError when the file is missing, of a broken
     size or another digest."""
-    size = PositionalFile(path).size
+    file = open_file(path)
+    size = file.size
     if size % STEP_DTYPE.itemsize:
         raise ShardError(f"{path}: {size} bytes are no multiple of {STEP_DTYPE.itemsize}: truncated")
     if size == 0:  # which cannot be mapped
         array: npt.NDArray[np.void] = np.zeros(0, STEP_DTYPE)
         array.flags.writeable = False
-    else:
+    elif isinstance(path, Path):
         array = np.memmap(path, STEP_DTYPE, mode="r")
+    else:
+        array = np.frombuffer(file.read_at(0, size, "steps"), STEP_DTYPE)
     if expected_digest is not None:
         found = digest(array.data.cast("B") if size else b"")
         if found != expected_digest:

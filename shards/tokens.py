@@ -15,6 +15,7 @@ from shards.manifest import ShardEntry, stage_digest
 from shards.pack import TOKEN_LIMIT, Pack, canonical_parts, check_pack, encode_pack, planes
 from shards.packs import Packs
 from shards.seekable import SeekableReader, SeekableWriter
+from shards.store import Place
 from shards.stored import decode_stored, encode_stored
 from shards.vocabulary import EXCEPTION, decode_vocabulary, encode_vocabulary, rank_table, token_table, vocabulary
 
@@ -85,7 +86,7 @@ class TokenShard:
     file and the pack. Safe in threads, forks and, by pickling, spawned processes.
     """
 
-    def __init__(self, build: Path, entry: ShardEntry) -> None:
+    def __init__(self, build: Place, entry: ShardEntry) -> None:
         self.entry = entry
         self.path = inside(build, entry.name)
         self._reader = SeekableReader(self.path, seek_digest=entry.seek)
@@ -102,6 +103,10 @@ class TokenShard:
 
     def __len__(self) -> int:
         return len(self._reader) - 1
+
+    def begin(self) -> None:
+        """Say that packs will be read from the first on; a shard in a store then comes ahead."""
+        self._reader.begin()
 
     def read(self, i: int) -> tuple[Pack, bytes]:
         """Pack `i` and its digest (32 bytes), as it is stored beside it. IndexError beyond the last."""

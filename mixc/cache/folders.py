@@ -4,6 +4,7 @@
     CACHE/signals/<first two hex>/<digest>/     values of a signal of an object (mixc/signals/store.py)
     CACHE/tokenizers/<digest>/                  built tokenizers and what is known of them (mixc/measure/tokenizer.py)
     CACHE/scan/<first two hex>/<digest>         what a scan found in a file (mixc/sources/scan_cache.py)
+    CACHE/blocks/<first two hex>/...            of builds in an object store (shards/blocks.py)
     CACHE/partial/<label>.<host>.<pid>.<n>/     being written by that process; removed by a later run once it is dead
     CACHE/leases/<host>.<pid>.<n>               what that process is using (leases.py)
     CACHE/lock                                  held for moments by who takes a lease and who removes (leases.py)
@@ -27,13 +28,6 @@ from mixc.errors import BuildError
 
 _PARTIAL = "partial"
 _serial = itertools.count()
-
-
-def cache_folder() -> Path:
-    """`MIXC_CACHE`, or `mixc` in the user's cache folder. Safe to delete."""
-    if set_by_user := os.environ.get("MIXC_CACHE"):
-        return Path(set_by_user)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mixc"
 
 
 def own_name(*before: str) -> str:

@@ -15,15 +15,16 @@ import msgspec
 from mixc.cache.folders import alive, host
 from mixc.cache.leases import FOREIGN_NS
 
-Kind = Literal["object", "signal", "tokenizer", "scan", "unfinished"]
+Kind = Literal["object", "signal", "tokenizer", "scan", "block", "unfinished"]
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PREFIX = re.compile(r"[0-9a-f]{2}")
 _PARTIAL = re.compile(
     r"(?:[0-9a-f]{64}|jobs|signals|tokenizer|parity|pruned)\.([A-Za-z0-9_-]+)\.([0-9]+)\.[0-9]+(?:\.damaged\.[0-9]+)?"
 )
+_BLOCK = re.compile(r"[0-9a-f]{64}\.[0-9]+")
 _NEW_ENTRY_NS = 86_400 * 10**9
-"""1 day in ns: a scan entry that is still being written after so long is nobody's."""
+"""1 day in ns: a scan entry or a block that is still being written after so long is nobody's."""
 INFO = {"object": "object.json", "signal": "signal.json", "tokenizer": "tokenizer.json"}
 """By kind, the file whose mtime is when the thing was last used. It is the last to be written."""
 
@@ -81,7 +82,11 @@ def inventory(cache: Path) -> Iterator[Thing]:
             yield _measured("tokenizer", entry)
     for entry in _below_prefixes(cache / "scan"):
         with suppress(FileNotFoundError):
-            if thing := _scan(entry):
+            if thing := _single("scan", _DIGEST, entry):
+                yield thing
+    for entry in _below_prefixes(cache / "blocks"):
+        with suppress(FileNotFoundError):
+            if thing := _single("block", _BLOCK, entry):
                 yield thing
     for entry in _entries(cache / "partial"):
         with suppress(FileNotFoundError):
@@ -133,12 +138,13 @@ def _signal(entry: os.DirEntry[str]) -> Thing | None:
     return Thing("signal", entry.name, entry.path, size, used, object=info.object, signal=info.signal)
 
 
-def _scan(entry: os.DirEntry[str]) -> Thing | None:
+def _single(kind: Kind, name: re.Pattern[str], entry: os.DirEntry[str]) -> Thing | None:
+    """What is one file, and written under another name."""
     if not entry.is_file(follow_symlinks=False):
         return None
     status = entry.stat(follow_symlinks=False)
-    if _DIGEST.fullmatch(entry.name):
-        return Thing("scan", entry.name, entry.path, status.st_size, status.st_mtime_ns)
+    if name.fullmatch(entry.name):
+        return Thing(kind, entry.name, entry.path, status.st_size, status.st_mtime_ns)
     if entry.name.startswith(".new-") and time.time_ns() - status.st_mtime_ns > _NEW_ENTRY_NS:
         return Thing("unfinished", entry.name, entry.path, status.st_size, status.st_mtime_ns)
     return None

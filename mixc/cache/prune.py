@@ -108,7 +108,7 @@ def _count(thing: Thing, result: Pruned) -> None:
 
 def _is_used(thing: Thing, using: InUse) -> bool:
     if using.everything:
-        return thing.kind != "unfinished"
+        return thing.kind not in ("block", "unfinished")
     match thing.kind:
         case "object":
             return thing.name in using.objects
@@ -118,7 +118,7 @@ def _is_used(thing: Thing, using: InUse) -> bool:
             return using.all_tokenizers or thing.name in using.tokenizers
         case "scan":
             return using.since_ns is not None and thing.used_ns >= using.since_ns - _SLACK_NS
-        case "unfinished":
+        case "block" | "unfinished":  # who reads a block that has gone fetches it again
             return False
 
 
@@ -129,7 +129,7 @@ def _is_unchanged(thing: Thing) -> bool:
 
 def _may_go(thing: Thing, result: Pruned) -> bool:
     """Whether there is nothing in it that mixc did not put there."""
-    if thing.kind in ("scan", "unfinished"):
+    if thing.kind in ("scan", "block", "unfinished"):
         return True
     try:
         with os.scandir(thing.path) as entries:

@@ -33,7 +33,7 @@ class Summary(msgspec.Struct, kw_only=True):
     """Objects by source; by size, the largest first, as all lists."""
     signals: list[Group]
     others: dict[str, Group]
-    """`tokenizer`, `scan`, `unfinished`."""
+    """`tokenizer`, `scan`, `block`, `unfinished`."""
     total: Group
 
 
@@ -41,7 +41,7 @@ def summarise(cache: Path, limit: int | None) -> Summary:
     """Raises OSError when the cache cannot be listed. Writes nothing; an empty or missing cache is an empty summary."""
     sources: dict[str, Group] = {}
     signals: dict[str, Group] = {}
-    others = {name: Group(name=name) for name in ("tokenizer", "scan", "unfinished")}
+    others = {name: Group(name=name) for name in ("tokenizer", "scan", "block", "unfinished")}
     total = Group()
     newest: dict[int, int] = {}
     for thing in inventory(cache):

@@ -56,10 +56,10 @@ def plan(
     """Show what would be built: shares wished and met, epochs, tokens, packing, drops. Writes no shard."""
     import tempfile
 
-    from mixc.cache.folders import cache_folder
     from mixc.cache.use import using
     from mixc.cli.console import print_json, progress_bar, warn
     from mixc.compile import front, plan_only
+    from shards.blocks import cache_folder
 
     with using(cache_folder()) as use:
         with progress_bar() as progress:

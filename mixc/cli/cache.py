@@ -18,10 +18,10 @@ app = typer.Typer(help="Say what lies in the cache, and make room in it.", no_ar
 @app.command()
 def ls(json: JsonOption = False) -> None:
     """Say where the cache is and what lies there: objects by source, signals, tokenizers, scan entries, leftovers."""
-    from mixc.cache.folders import cache_folder
     from mixc.cache.summary import summarise
     from mixc.cache.use import cache_limit
     from mixc.cli.console import print_json
+    from shards.blocks import cache_folder
 
     summary = summarise(cache_folder(), cache_limit())
     if json:
@@ -46,11 +46,11 @@ def prune(
     """Remove leftovers of dead processes, then what was used least recently. Never what a running compile uses."""
     import time
 
-    from mixc.cache.folders import cache_folder
     from mixc.cache.prune import prune as remove
     from mixc.cache.sizes import parse_age, parse_size, show_size
     from mixc.cache.use import cache_limit
     from mixc.cli.console import print_json
+    from shards.blocks import cache_folder
 
     limit = parse_size(to, "--to") if to is not None else cache_limit() if older_than is None else None
     before_ns = None if older_than is None else time.time_ns() - parse_age(older_than, "--older-than") * 10**9
@@ -76,6 +76,7 @@ _PLURALS = {
     "signal": "signals",
     "tokenizer": "tokenizers",
     "scan": "scan entries",
+    "block": "blocks of builds in stores",
     "unfinished": "unfinished",
 }
 

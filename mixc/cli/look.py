@@ -9,14 +9,27 @@ import typer
 
 from mixc.cli.build import JsonOption, WorkersOption, count_workers
 
+
+def _here(text: str) -> Path:
+    if "://" in text:
+        from mixc.errors import MixcError
+
+        raise MixcError(
+            "this command reads builds on this machine",
+            where=text,
+            mend="copy it here; `mixc train` reads it where it is",
+        )
+    return Path(text)
+
+
 BuildArgument = Annotated[
-    Path, typer.Argument(help="a folder written by `mixc compile`", metavar="BUILD", show_default=False)
+    Path, typer.Argument(help="a folder written by `mixc compile`", metavar="BUILD", show_default=False, parser=_here)
 ]
 
 
 def diff(
-    a: Annotated[Path, typer.Argument(help="a build, or a spec", metavar="A", show_default=False)],
-    b: Annotated[Path, typer.Argument(help="a build, or a spec", metavar="B", show_default=False)],
+    a: Annotated[Path, typer.Argument(help="a build, or a spec", metavar="A", show_default=False, parser=_here)],
+    b: Annotated[Path, typer.Argument(help="a build, or a spec", metavar="B", show_default=False, parser=_here)],
     workers: WorkersOption = None,
     json: JsonOption = False,
 ) -> None:

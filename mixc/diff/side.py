@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 import pyarrow.parquet as pq
 
-from mixc.cache.folders import cache_folder
 from mixc.cache.use import using
 from mixc.emit.lock import read_lock
 from mixc.emit.run import train_settings
 from mixc.errors import BuildError
 from mixc.plan.tables import PlanSummary, StagePlan
+from shards.blocks import cache_folder
 from shards.build import Build
 from shards.manifest import Geometry, TrainSettings, read_manifest
 

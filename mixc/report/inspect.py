@@ -10,10 +10,10 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from mixc.cache.folders import cache_folder
 from mixc.emit.lock import read_lock
 from mixc.errors import BuildError
 from mixc.measure.tokenizer import Tokenizer, load_tokenizer
+from shards.blocks import cache_folder
 from shards.build import Build
 from shards.digest import source_key
 from shards.pack import Pack

@@ -25,7 +25,7 @@ from mixc.cache.summary import summarise
 from mixc.cache.use import using
 from mixc.errors import BuildError, MixcError
 
-from .conftest import dead_pid, digest_of, put_object, put_scan, put_signal, put_tokenizer
+from .conftest import dead_pid, digest_of, put_block, put_object, put_scan, put_signal, put_tokenizer
 
 SIZE = 1000 + 30
 """Bytes of an object of `put_object` without its info."""
@@ -73,14 +73,16 @@ def test_by_age_and_all_kinds(cache: Path) -> None:
         put_signal(cache, "minhash", of=age, days=days)
         put_tokenizer(cache, age, days=days)
         put_scan(cache, f"scan {age}", days=days)
+        put_block(cache, f"block {age}", days=days)
     pruned = prune(cache, before_ns=time.time_ns() - 30 * 86_400 * 10**9)
     assert {kind: removed.things for kind, removed in pruned.removed.items()} == dict.fromkeys(
-        ("object", "signal", "tokenizer", "scan"), 1
+        ("object", "signal", "tokenizer", "scan", "block"), 1
     )
     assert names(cache) == {
         digest_of("new"),
         digest_of("minhash of new"),
         digest_of("scan new"),
+        digest_of("block new") + ".12",
     }
     assert prune(cache, everything=True).left == 0
     assert names(cache) == set()
@@ -91,6 +93,7 @@ def test_what_is_said_is_what_is_on_the_disk(cache: Path) -> None:
     put_signal(cache, "minhash", of="a")
     put_tokenizer(cache, "t")
     put_scan(cache, "s")
+    put_block(cache, "b")
     summary = summarise(cache, None)
     on_disk = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
     assert summary.total.bytes == on_disk

@@ -5,12 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
-import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,57 +17,13 @@ from mixc.sources.read import read
 from mixc.sources.sample import Reject
 from mixc.sources.scan import scan
 from mixc.spec.schema import Source
-
-pytest.importorskip("moto.server")
-s3fs = pytest.importorskip("s3fs")
-
-SERVER = "import sys; from moto.server import main; main(['-H', '127.0.0.1', '-p', sys.argv[1]])"
-
-
-def start(port: int) -> subprocess.Popen[bytes]:
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return server
-        time.sleep(0.05)
-    server.kill()
-    raise RuntimeError("the S3 server did not start")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[int]:
-    port = free_port()
-    process = start(port)
-    yield port
-    process.kill()
-    process.wait()
-
-
-def point_to(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for key, value in {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "id",
-        "AWS_SECRET_ACCESS_KEY": "key",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(key, value)
-    s3fs.S3FileSystem.clear_instance_cache()
+from tests.s3 import free_port, point_to, s3fs, start
 
 
 @pytest.fixture
-def bucket(server: int, monkeypatch: pytest.MonkeyPatch):
+def bucket(s3_server: int, monkeypatch: pytest.MonkeyPatch):
     """(name, put): a bucket of the test's own."""
-    point_to(server, monkeypatch)
+    point_to(s3_server, monkeypatch)
     name = "b-" + uuid.uuid4().hex
     fs = s3fs.S3FileSystem(use_listings_cache=False)
     fs.mkdir(name)
@@ -182,8 +133,8 @@ def test_no_server(tmp_path: Path, monkeypatch) -> None:
     assert error.value.what == "the store does not answer" and "AWS_ENDPOINT_URL" in error.value.mend
 
 
-def test_no_keys(server: int, tmp_path: Path, monkeypatch) -> None:
-    point_to(server, monkeypatch)
+def test_no_keys(s3_server: int, tmp_path: Path, monkeypatch) -> None:
+    point_to(s3_server, monkeypatch)
     for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(key)
     for key in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
