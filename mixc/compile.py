@@ -25,6 +25,7 @@ from mixc.cache.use import Use, using
 from mixc.emit.lock import Lock, LockedFragment, encode_lock, make_lock, moved_inputs, moved_results, read_lock, refuse
 from mixc.emit.run import emit
 from mixc.errors import BuildError, SourceError
+from mixc.executor import expect_workers
 from mixc.measure.family import FAMILIES, geometry
 from mixc.measure.run import ObjectRef, measure
 from mixc.measure.template import TEMPLATES
@@ -109,6 +110,7 @@ def front(
     cache = use.cache
     tokenizer = load_tokenizer(loaded.spec.tokenizer, base=loaded.base, cache=cache)
     shape = geometry(loaded.spec, tokenizer)
+    expect_workers(workers, tokenizer.path, fast=tokenizer.fast)
     fragments = [fragment for name in sorted(loaded.spec.sources) for fragment in scan_source(loaded, name, cache)]
     template = TEMPLATES[FAMILIES[loaded.spec.model].template]
     objects = measure(

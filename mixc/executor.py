@@ -17,6 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 from datatrove.executor import LocalPipelineExecutor
@@ -30,7 +31,8 @@ from mixc.errors import BuildError
 logger.disable("datatrove")
 
 WARM_TOKENIZER = "MIXC_WARM_TOKENIZER"
-"""Tells mixc/preload.py, in the fork server's environment, the tokenizer.json that all workers will use."""
+"""Tells mixc/preload.py, in the fork server's environment, the tokenizer that all workers will use: `fast` or `plain`, a space,
+and the path of its tokenizer.json."""
 
 Progress = Callable[[int, int], None]
 """Called with (tasks done, tasks in all)."""
@@ -59,9 +61,7 @@ class LocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
                 self._run_for_rank(rank)
                 self._report(done, len(ranks))
             return
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["mixc.preload"])
-        with ProcessPoolExecutor(self.workers, mp_context=context, initializer=_die_with_parent) as pool:
+        with ProcessPoolExecutor(self.workers, mp_context=_context(), initializer=_die_with_parent) as pool:
             futures: list[Future[object]] = []
             try:
                 with _interrupts_held():
@@ -112,14 +112,24 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-@contextmanager
-def warm_tokenizer(path: Path) -> Iterator[None]:
-    """Workers that a `run_tasks` in the block is the first to ask for find this tokenizer.json loaded."""
-    os.environ[WARM_TOKENIZER] = str(path)
+def expect_workers(workers: int, tokenizer: Path, *, fast: bool) -> None:
+    """Start the server that workers are forked from, to be ready when `run_tasks` first needs them: some two seconds of imports,
+    and loading this tokenizer.json, beside whatever this process does meanwhile. Does nothing if it runs, or for one worker."""
+    if workers <= 1:
+        return
+    os.environ[WARM_TOKENIZER] = f"{'fast' if fast else 'plain'} {tokenizer}"
     try:
-        yield
+        with _interrupts_held():
+            _context()
+            forkserver.ensure_running()
     finally:
         del os.environ[WARM_TOKENIZER]
+
+
+def _context() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mixc.preload"])
+    return context
 
 
 def run_tasks(step: PipelineStep, *, tasks: int, workers: int, progress: Progress | None = None) -> None:

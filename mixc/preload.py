@@ -13,12 +13,15 @@ import mixc.cli.main  # every worker runs the main module again
 import mixc.emit.step
 import mixc.measure.step
 import mixc.signals.step  # noqa: F401
+from mixc.emit.expand import move
 from mixc.executor import WARM_TOKENIZER
 from mixc.measure.tokenizer import warm
 from mixc.no_pandas import decide_without_pandas
 from shards import pack_kernel
 
 decide_without_pandas()
-pack_kernel.fault()
-if path := os.environ.get(WARM_TOKENIZER):
-    warm(Path(path))
+for compiled in (pack_kernel.fault, pack_kernel.count, pack_kernel.split, move):
+    compiled()
+if wanted := os.environ.get(WARM_TOKENIZER):
+    kind, _, path = wanted.partition(" ")
+    warm(Path(path), fast=kind == "fast")

@@ -187,8 +187,8 @@ def tiles_by_image(pack: Pack) -> npt.NDArray[np.int64]:
 
 
 def words(table: Table) -> npt.NDArray[np.uint32]:
-    """Segments, spans or images as rows of words, a view."""
-    return table.view("<u4").reshape(len(table), table.dtype.itemsize // 4)
+    """Segments, spans or images as rows of words, a view if they lie end to end."""
+    return np.ascontiguousarray(table).view("<u4").reshape(len(table), table.dtype.itemsize // 4)
 
 
 def fault(pack: Pack) -> str | None:

@@ -89,6 +89,23 @@ def _find(ranks: Any, table: Any, found: Any) -> Any:
     return seen < 0
 
 
+def _count(tokens: Any, counts: Any) -> None:
+    for i in range(len(tokens)):
+        counts[tokens[i]] += 1
+
+
+def _split(tokens: Any, table: Any, ranks: Any, low: Any, high: Any) -> Any:
+    lacking = 0
+    for i in range(len(tokens)):
+        token = tokens[i]
+        rank = table[token]
+        ranks[i] = rank
+        low[i] = np.uint16(token & 0xFFFF)
+        high[i] = np.uint8(token >> 16)
+        lacking += rank == 0xFFFF
+    return lacking
+
+
 @functools.cache
 def fault() -> Callable[..., int]:
     """(tokens, segments u32 [S, 10], spans u32 [K, 2], images u32 [M, 10]) to the place in FAULTS of the first rule that is
@@ -107,3 +124,31 @@ def find() -> Callable[..., bool]:
 
     ranks, table = types.Array(types.uint16, 1, "C", readonly=True), types.Array(types.int32, 1, "C", readonly=True)
     return jit(_find, signature=types.boolean(ranks, table, types.Array(types.int32, 1, "C")))
+
+
+@functools.cache
+def count() -> Callable[..., None]:
+    """(tokens int32 [T], counts int64): adds one to the count of each token, which is one of those that there are counts of."""
+    from numba import types
+
+    return jit(
+        _count,
+        signature=types.void(types.Array(types.int32, 1, "C", readonly=True), types.Array(types.int64, 1, "C")),
+    )
+
+
+@functools.cache
+def split() -> Callable[..., int]:
+    """(tokens int32 [T], table uint16, ranks u16 [T], low u16 [T], high u8 [T]): writes each token's rank out of the table, its
+    low 16 bits and those above, and tells how many have no rank (65535). The table has an entry for each token."""
+    from numba import types
+
+    words = types.Array(types.uint16, 1, "C")
+    return jit(
+        _split,
+        signature=types.int64(
+            types.Array(types.int32, 1, "C", readonly=True),
+            types.Array(types.uint16, 1, "C", readonly=True),
+            *(words, words, types.Array(types.uint8, 1, "C")),
+        ),
+    )

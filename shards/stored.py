@@ -28,7 +28,7 @@ VERSION = 1
 HEADER = struct.Struct("<4s7I")
 
 
-def encode_stored(pack: Pack, digest: bytes, ranks: bytes, exceptions: bytes) -> bytes:
+def encode_stored(pack: Pack, digest: bytes, ranks: bytes | memoryview, exceptions: bytes) -> bytes:
     """`ranks` u16 and `exceptions` u32, little-endian, are what stands for `pack.tokens`; `digest` is the pack's."""
     header = HEADER.pack(
         MAGIC,

@@ -8,11 +8,22 @@ from pathlib import Path
 import numpy as np
 from blake3 import blake3
 
+from shards import pack_kernel
 from shards.atomic import atomic_write
 from shards.errors import ShardError
 from shards.layout import inside
 from shards.manifest import ShardEntry, stage_digest
-from shards.pack import TOKEN_LIMIT, Pack, canonical_parts, check_pack, encode_pack, planes
+from shards.pack import (
+    IMAGE_DTYPE,
+    SEGMENT_DTYPE,
+    SPAN_DTYPE,
+    TOKEN_LIMIT,
+    Pack,
+    canonical_parts,
+    check_pack,
+    encode_pack,
+    fault,
+)
 from shards.packs import Packs
 from shards.seekable import SeekableReader, SeekableWriter
 from shards.store import Place
@@ -28,11 +39,14 @@ def write_token_shard(build: Path, name: str, packs: Packs, level: int = 4) -> t
     """
     path = inside(build, name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tokens = packs.tokens
-    for number in range(len(packs)) if _odd(tokens) else ():
+    for number in range(len(packs)) if _odd(packs) else ():
         _check(packs[number], path, number)  # one of them raises
+    tokens = np.ascontiguousarray(packs.tokens, np.int32)
     words = vocabulary(tokens)
     table = rank_table(words, int(tokens.max(initial=0)) + 1)
+    longest = int(np.diff(packs.token_ends, prepend=0).max(initial=0))
+    ranks, low, high = np.empty(longest, np.uint16), np.empty(longest, np.uint16), np.empty(longest, np.uint8)
+    split = pack_kernel.split()
     digests = bytearray()
     start = 0
     with atomic_write(path) as file:
@@ -40,15 +54,13 @@ def write_token_shard(build: Path, name: str, packs: Packs, level: int = 4) -> t
         writer.write_frame(encode_vocabulary(words))
         # a pack at a time, for what is made of its tokens then stays in a processor's cache
         for number, end in enumerate(packs.token_ends.tolist()):
-            pack, own = packs[number], tokens[start:end]
-            _check(pack, path, number)
-            ranks = table.take(own)
-            exceptions = own[ranks == EXCEPTION].astype("<u4") if len(words) == EXCEPTION else own[:0]
-            lo, hi = planes(own)
-            digest = blake3(b"".join(canonical_parts(pack, lo.data, hi.data))).digest()
-            writer.write_frame(
-                encode_stored(pack, digest, ranks.astype("<u2", copy=False).tobytes(), exceptions.tobytes())
-            )
+            pack, own, T = packs[number], tokens[start:end], end - start
+            if broken := fault(pack):
+                raise ShardError(f"{path}: pack {number}: pack: {broken}")
+            lacking = split(own, table, ranks, low, high)
+            exceptions = own[ranks[:T] == EXCEPTION].astype("<u4") if lacking else own[:0]
+            digest = blake3(b"".join(canonical_parts(pack, low[:T].data, high[:T].data))).digest()
+            writer.write_frame(encode_stored(pack, digest, ranks[:T].data, exceptions.tobytes()))
             digests += digest
             start = end
         seek = writer.close()
@@ -65,9 +77,11 @@ def write_token_shard(build: Path, name: str, packs: Packs, level: int = 4) -> t
     )
 
 
-def _odd(tokens: np.ndarray) -> bool:
-    """Whether tokens have what no vocabulary can count."""
-    kind = tokens.dtype.kind not in "iu" or tokens.ndim != 1
+def _odd(packs: Packs) -> bool:
+    """Whether there is something of a kind that no pack has, or a token that no vocabulary can count."""
+    tokens = packs.tokens
+    tables = ((packs.segments, SEGMENT_DTYPE), (packs.spans, SPAN_DTYPE), (packs.images, IMAGE_DTYPE))
+    kind = tokens.dtype.kind not in "iu" or tokens.ndim != 1 or any(table.dtype != dtype for table, dtype in tables)
     return kind or bool(len(tokens) and (int(tokens.min()) < 0 or int(tokens.max()) >= TOKEN_LIMIT))
 
 

@@ -12,6 +12,7 @@ import struct
 import numpy as np
 import numpy.typing as npt
 
+from shards import pack_kernel
 from shards.errors import ShardError
 from shards.pack import TOKEN_LIMIT
 
@@ -23,17 +24,11 @@ EXCEPTION = 0xFFFF
 """The rank of a token that the vocabulary lacks: of a shard with more different tokens than have a rank."""
 
 
-_CHUNK = 1 << 20
-"""Tokens that are counted at a time: bincount makes 64 bits of each."""
-
-
 def vocabulary(tokens: I32) -> I32:
     """The vocabulary of a shard's `tokens` [T], each in [0, TOKEN_LIMIT): int32 [V], V below EXCEPTION, the most frequent
     first, of equally frequent ones the lower id."""
     counts = np.zeros(int(tokens.max(initial=0)) + 1, np.int64)
-    for start in range(0, len(tokens), _CHUNK):
-        some = np.bincount(tokens[start : start + _CHUNK])
-        counts[: len(some)] += some
+    pack_kernel.count()(tokens, counts)
     ids = np.flatnonzero(counts)
     ids = ids[np.argsort(-counts[ids], kind="stable")]
     return ids[:EXCEPTION].astype(np.int32)

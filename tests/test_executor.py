@@ -96,7 +96,7 @@ def test_what_workers_are_forked_from_has_no_thread_of_its_own(tmp_path: Path) -
 import os
 import numpy, pyarrow  # numpy's threads end and begin again around a fork
 before = os.listdir("/proc/self/task")
-os.environ["MIXC_WARM_TOKENIZER"] = {str(path)!r}
+os.environ["MIXC_WARM_TOKENIZER"] = "fast " + {str(path)!r}
 import mixc.preload
 from pathlib import Path
 from mixc.measure.tokenizer import _load

@@ -7,8 +7,10 @@ stretches of text that move, and image runs between them that are made.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +19,11 @@ from mixc.emit.placements import Placements
 from mixc.measure.facts import RECORD_IMAGE
 from mixc.measure.records import U32, Parts, parts
 from mixc.sorting import ranges
+from shards.jit import jit
 from shards.pack import IMAGE_DTYPE, SEGMENT_DTYPE, SPAN_DTYPE
 from shards.packs import Packs
 
 I64 = npt.NDArray[np.int64]
-
-_BLOCK = 1 << 20
-"""Tokens that are moved at a time: the arrays of their places stay in a processor's cache."""
 
 
 class MismatchError(Exception):
@@ -107,9 +107,9 @@ class Assembly:
         source = found.at[sample] + begins
         target = self._starts[placed][sample] + begins - start[sample] + grown
         lengths = ends - begins
-        for block in _blocks(lengths):
-            to, out_of = ranges(target[block], lengths[block]), ranges(source[block], lengths[block])
-            self._tokens[to] = words[out_of]
+        wrong = move()(words, source, lengths, self._tokens, target)
+        if wrong < len(lengths):
+            raise MismatchError(int(placed[sample[wrong]]))
 
     def _add_images(self, placed: I64, images: npt.NDArray[np.void], owner: I64, run: I64) -> None:
         table = np.zeros(len(images), IMAGE_DTYPE)
@@ -180,9 +180,22 @@ def _growth_before(owner: I64, run: I64) -> I64:
     return total - total[first]
 
 
-def _blocks(lengths: I64) -> list[slice]:
-    """Consecutive rows whose lengths add up to some _BLOCK."""
-    ends = np.cumsum(lengths)
-    cuts = np.searchsorted(ends, np.arange(_BLOCK, int(ends[-1]) if len(ends) else 0, _BLOCK), side="left") + 1
-    edges = np.unique(np.concatenate([[0], cuts, [len(lengths)]])).tolist()
-    return [slice(a, b) for a, b in pairwise(edges)]
+def _copy(words: Any, source: Any, lengths: Any, tokens: Any, target: Any) -> Any:
+    for r in range(len(lengths)):
+        n, here, there = lengths[r], source[r], target[r]
+        if n < 0 or here < 0 or there < 0 or here + n > len(words) or there + n > len(tokens):
+            return r
+        for i in range(n):
+            tokens[there + i] = np.int32(words[here + i])
+    return len(lengths)
+
+
+@functools.cache
+def move() -> Callable[..., int]:
+    """(words u32, source int64 [R], lengths int64 [R], tokens int32, target int64 [R]): copies the ranges of words to where they
+    go among the tokens. The number of the first range that is not within both, before which it stops; R if there is none."""
+    from numba import types
+
+    places = types.Array(types.int64, 1, "C", readonly=True)
+    words, tokens = types.Array(types.uint32, 1, "C", readonly=True), types.Array(types.int32, 1, "C")
+    return jit(_copy, signature=types.int64(words, places, places, tokens, places))

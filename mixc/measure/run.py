@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mixc.cache.folders import partial, sweep, writing
 from mixc.errors import BuildError
-from mixc.executor import run_tasks, warm_tokenizer
+from mixc.executor import run_tasks
 from mixc.measure.facts import ObjectInfo
 from mixc.measure.object import object_digest, object_path, read_info, reject_counts
 from mixc.measure.step import Job, MeasureStep, write_jobs
@@ -80,7 +80,7 @@ def measure(
     missing = {job.digest: job for job in jobs if read_info(object_path(cache, job.digest)) is None}
     if missing:
         largest_first = sorted(missing.values(), key=lambda job: (-job.fragment.bytes, job.digest))
-        with writing(cache), partial(cache, "jobs") as folder, warm_tokenizer(tokenizer.path):
+        with writing(cache), partial(cache, "jobs") as folder:
             write_jobs(folder / "jobs", largest_first)
             step = MeasureStep(folder / "jobs", cache=cache, geometry=geometry, tokenizer=tokenizer, template=template)
             run_tasks(step, tasks=len(largest_first), workers=workers, progress=progress)

@@ -144,12 +144,12 @@ def _load(path: Path) -> _Loaded:
     return _Loaded(path)
 
 
-def warm(path: Path) -> None:
+def warm(path: Path, *, fast: bool) -> None:
     """Load what measuring with the tokenizer.json at `path` needs, for this process and those that are forked from it. What
     cannot be loaded is left to be met, and told, where it is used."""
     with suppress(Exception):
         loaded = _load(path)
-        _ = loaded.plain, loaded.fastokens
+        _ = loaded.fastokens if fast else loaded.plain
 
 
 def load_tokenizer(name: str, *, base: Path, cache: Path) -> Tokenizer:

@@ -230,9 +230,9 @@ def test_packs_can_be_any_columns(tmp_path: Path, packs: list[Pack]) -> None:
     """Views, and numbers that are not contiguous."""
     made = columns(packs)
     doubled = Packs(
-        tokens=np.repeat(made.tokens, 2)[::2],
-        segments=made.segments,
-        spans=made.spans,
+        tokens=np.repeat(made.tokens.astype(np.int64), 2)[::2],
+        segments=np.repeat(made.segments, 2)[::2],
+        spans=np.repeat(made.spans, 2)[::2],
         images=made.images,
         token_ends=made.token_ends,
         segment_ends=made.segment_ends,
