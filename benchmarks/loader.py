@@ -62,7 +62,14 @@ from shards.steps import STEP_DTYPE, write_steps
 from shards.tokens import write_token_shard
 
 REPO = Path(__file__).resolve().parents[1]
-PEERS = ["torch==2.13.0", "litdata==0.2.76", "mosaicml-streaming==0.13.0", "webdataset==1.0.2"]
+PEERS = [
+    "torch==2.13.0",
+    "litdata==0.2.76",
+    "mosaicml-streaming==0.13.0",
+    "webdataset==1.0.2",
+    "megatron-energon==7.4.1",
+    "datasets==5.0.1",
+]
 STAGE, BATCH, SHARD = "text", 64, 4_000_000
 LARGE = 32_000_000
 """Tokens of a shard as the compiler writes it, at most."""
@@ -91,7 +98,7 @@ print(json.dumps([[b - a for a, b in zip(times, times[1:])], imported, first, me
 """
 
 PEER = r"""
-import importlib.machinery, json, random, sys, time, types, warnings
+import contextlib, importlib.machinery, json, random, sys, time, types, warnings
 from pathlib import Path
 import numpy as np, torch
 warnings.filterwarnings("ignore")
@@ -156,8 +163,48 @@ def webdataset(rows, folder):
     assert next(iter(data))[0].tolist() == rows[0].tolist()
     return best(lambda: (torch.from_numpy(row).long() for (row,) in data)), None
 
+def energon(rows, folder):
+    import webdataset
+    from megatron.energon import Cooker, CrudeWebdataset, DefaultTaskEncoder, WorkerConfig, get_loader, get_train_dataset, stateless
+    from megatron.energon.epathlib import EPath
+    from megatron.energon.flavors.webdataset import BaseWebdatasetFactory
+    with webdataset.ShardWriter(str(folder / "%05d.tar"), maxcount=1024, verbose=0) as writer:
+        for i, row in enumerate(rows):
+            writer.write({"__key__": f"{i:08d}", "npy": row})
+    tars = [path.name for path in sorted(folder.glob("*.tar"))]
+    with contextlib.redirect_stdout(sys.stderr):
+        BaseWebdatasetFactory.prepare_dataset(EPath(folder), tars, split_parts_ratio=[("train", 1.0)], workers=1, tar_index_only=False)
+    (folder / ".nv-meta" / "dataset.yaml").write_text("__module__: megatron.energon\n__class__: CrudeWebdataset\n")
+    @stateless
+    def cook(sample):
+        return sample
+    class Encoder(DefaultTaskEncoder):
+        cookers = [Cooker(cook)]
+        @stateless
+        def encode_sample(self, sample):
+            return sample
+        def batch(self, samples):
+            return samples
+        def encode_batch(self, batch):
+            return batch
+    data = get_train_dataset(str(folder), worker_config=WorkerConfig(rank=0, world_size=1, num_workers=0), batch_size=1,
+        shuffle_buffer_size=None, max_samples_per_sequence=None, task_encoder=Encoder(), repeat=False)
+    loader = get_loader(data)
+    assert next(iter(loader))[0]["npy"].tolist() == rows[0].tolist()
+    return best(lambda: (batch[0]["npy"].long() for batch in loader)), None
+
+def datasets(rows, folder):
+    import pyarrow
+    from datasets import Dataset, disable_progress_bars, load_from_disk
+    disable_progress_bars()
+    column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(rows.ravel()), rows.shape[1])
+    Dataset(pyarrow.table({"tokens": column})).save_to_disk(str(folder))
+    data = load_from_disk(str(folder)).with_format("torch")  # int64
+    assert data[1]["tokens"].tolist() == rows[1].tolist()
+    return best(lambda: (row["tokens"] for row in data)), one(lambda i: data[i]["tokens"], len(rows))
+
 rows, folder = np.load(sys.argv[1]), Path(sys.argv[2])
-for run in (litdata, streaming, webdataset):
+for run in (litdata, streaming, webdataset, energon, datasets):
     own = folder / run.__name__
     own.mkdir()
     speed, access = run(rows, own)
@@ -396,6 +443,9 @@ def main() -> None:
         starts = np.arange(0, len(ids), 800)
     else:
         ids, starts = english_tokens(options.folder.absolute())
+    whole = options.length * BATCH
+    ids = ids[: max(whole, len(ids) // whole * whole)]  # whole steps
+    starts = starts[starts < len(ids)]
     work = Path(tempfile.mkdtemp(dir=options.folder))
     try:
         path = work / "build"

@@ -191,6 +191,7 @@ def test_ls_says_what_is_there(mixc, tmp_path: Path) -> None:
     assert {name: group["things"] for name, group in told["others"].items()} == {
         "tokenizer": 1,
         "scan": 8,
+        "block": 0,
         "unfinished": 0,
     }
     own = ("objects", "signals", "tokenizers", "scan")
