@@ -43,6 +43,7 @@ from mixc.sources.scan import scan
 from mixc.spec.canonical import canonical
 from mixc.spec.check import check
 from mixc.spec.load import LoadedSpec, load
+from mixc.workers import worth
 from shards.atomic import atomic_write
 from shards.blocks import cache_folder
 from shards.digest import digest, digest_file
@@ -82,6 +83,8 @@ class Measured:
     """By object digest and name, the Parquet file of each computed signal."""
     consumed: Consumed | None
     """What the run used that the spec continues; None for a spec that continues none."""
+    workers: int
+    """Processes that it was measured by, and that a build of it may use."""
 
     @property
     def reused(self) -> int:
@@ -98,10 +101,11 @@ class Compiled:
 
 
 def front(
-    spec: Path, overrides: Sequence[str] = (), *, use: Use, workers: int = 1, progress: Progress | None = None
+    spec: Path, overrides: Sequence[str] = (), *, use: Use, workers: int | None = 1, progress: Progress | None = None
 ) -> Measured:
-    """Parse, check, scan, measure, compute signals. What it gives lies in the cache, and stays there as long as `use`. Raises
-    MixcError for whatever is wrong with the spec or its sources."""
+    """Parse, check, scan, measure, compute signals. What it gives lies in the cache, and stays there as long as `use`.
+    `workers`: processes; None for as many as the sources are worth. Raises MixcError for whatever is wrong with the spec or
+    its sources."""
     decide_without_pandas()
     loaded = load(spec, overrides)
     warnings = check_loaded(loaded)
@@ -110,6 +114,7 @@ def front(
     cache = use.cache
     tokenizer = load_tokenizer(loaded.spec.tokenizer, base=loaded.base, cache=cache)
     shape = geometry(loaded.spec, tokenizer)
+    workers = workers or worth(loaded.spec, loaded.base)
     expect_workers(workers, tokenizer.path, fast=tokenizer.fast)
     fragments = [fragment for name in sorted(loaded.spec.sources) for fragment in scan_source(loaded, name, cache)]
     template = TEMPLATES[FAMILIES[loaded.spec.model].template]
@@ -136,7 +141,7 @@ def front(
     use.settle(
         signals=[path.parent.name for own in signals.values() for path in own.values()], tokenizer=tokenizer.digest
     )
-    return Measured(loaded, shape, tokenizer, template.digest, objects, warnings, signals, consumed)
+    return Measured(loaded, shape, tokenizer, template.digest, objects, warnings, signals, consumed, workers)
 
 
 def check_loaded(loaded: LoadedSpec) -> list[str]:
@@ -195,14 +200,14 @@ def compile_spec(
     out: Path,
     overrides: Sequence[str] = (),
     *,
-    workers: int = 1,
+    workers: int | None = 1,
     locked: bool = False,
     progress: Progress | None = None,
 ) -> Compiled:
     """Compile `spec` into the build folder `out`, replacing a build that stands there.
 
     With `locked`, refuses to build anything but what the lock pins: the file beside the spec that is named like it with
-    the suffix `.lock`, or else the lock of the build at `out`. Raises MixcError; whatever it raises, `out` is what it
+    the suffix `.lock`, or else the lock of the build at `out`. `workers` as for `front`. Raises MixcError; whatever it raises, `out` is what it
     was before.
     """
     out = Path(os.path.abspath(out))  # noqa: PTH100  not resolve(): `out` may be a link that should stay one
@@ -210,14 +215,12 @@ def compile_spec(
     lock = read_lock(_lock_path(spec, out)) if locked else None
     with using(cache_folder()) as use:
         measured = front(spec, overrides, use=use, workers=workers, progress=progress)
-        compiled = _build(measured, spec, out, lock, workers, progress)
+        compiled = _build(measured, spec, out, lock, progress)
     measured.warnings.extend(use.warnings)
     return compiled
 
 
-def _build(
-    measured: Measured, spec: Path, out: Path, lock: Lock | None, workers: int, progress: Progress | None
-) -> Compiled:
+def _build(measured: Measured, spec: Path, out: Path, lock: Lock | None, progress: Progress | None) -> Compiled:
     """Plan and emit. `lock` is what the build must be like."""
     canonical_spec = canonical(measured.loaded.spec)
     sources = _locked_sources(measured)
@@ -234,7 +237,7 @@ def _build(
             ),
             _lock_path(spec, out),
         )
-    with _staging(out, measured, workers, progress) as (staging, summary):
+    with _staging(out, measured, progress) as (staging, summary):
         if (standing := _standing(out, staging)) and (lock is None or not moved_results(lock, standing)):
             return Compiled(standing, summary, measured, unchanged=True)
         emitted = emit(
@@ -243,7 +246,7 @@ def _build(
             staging=staging,
             objects={number: ref.path for number, ref in enumerate(_numbered(measured.objects))},
             geometry=measured.geometry,
-            workers=workers,
+            workers=measured.workers,
             progress=(lambda done, total: progress("emit", done, total)) if progress else None,
         )
         _write_rejects(measured, staging / REJECTS)
@@ -350,9 +353,7 @@ def _check_place(out: Path) -> None:
 
 
 @contextmanager
-def _staging(
-    out: Path, measured: Measured, workers: int, progress: Progress | None
-) -> Iterator[tuple[Path, PlanSummary]]:
+def _staging(out: Path, measured: Measured, progress: Progress | None) -> Iterator[tuple[Path, PlanSummary]]:
     """Plan, and give the locked staging folder that belongs to this plan, with the plan in it."""
     out.parent.mkdir(parents=True, exist_ok=True)
     fresh = out.with_name(f".{out.name}.{os.getpid()}.partial")
@@ -360,7 +361,7 @@ def _staging(
         with _held(fresh):
             if progress:
                 progress("plan", 0, 1)
-            summary = plan_only(measured, fresh / "plan", threads=workers)
+            summary = plan_only(measured, fresh / "plan", threads=measured.workers)
             if progress:
                 progress("plan", 1, 1)
             staging = out.with_name(f".{out.name}.{_plan_digest(fresh / 'plan')[:16]}.partial")

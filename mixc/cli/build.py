@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,13 +15,14 @@ SetOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
 WorkersOption = Annotated[
-    int | None, typer.Option("--workers", "-j", min=1, help="processes (all cores); never changes the result")
+    int | None,
+    typer.Option(
+        "--workers",
+        "-j",
+        min=1,
+        help="processes (as many as the sources are worth, up to all cores); never changes the result",
+    ),
 ]
-
-
-def count_workers(workers: int | None) -> int:
-    """As many as there are cores for this process, unless said otherwise."""
-    return workers or len(os.sched_getaffinity(0))
 
 
 def check(spec: SpecArgument, set: SetOption = [], json: JsonOption = False) -> None:  # noqa: B006
@@ -63,9 +63,9 @@ def plan(
 
     with using(cache_folder()) as use:
         with progress_bar() as progress:
-            measured = front(spec, set, use=use, workers=count_workers(workers), progress=progress)
+            measured = front(spec, set, use=use, workers=workers, progress=progress)
         with tempfile.TemporaryDirectory(prefix="mixc-plan-") as folder:
-            summary = plan_only(measured, Path(folder), threads=count_workers(workers))
+            summary = plan_only(measured, Path(folder), threads=measured.workers)
     warn([*measured.warnings, *use.warnings])
     if json:
         print_json(summary)
@@ -92,7 +92,7 @@ def compile(
     from mixc.compile import compile_spec
 
     with progress_bar() as progress:
-        compiled = compile_spec(spec, out, set, workers=count_workers(workers), locked=locked, progress=progress)
+        compiled = compile_spec(spec, out, set, workers=workers, locked=locked, progress=progress)
     manifest, summary, measured = compiled.manifest, compiled.summary, compiled.measured
     warn(measured.warnings)
     if json:

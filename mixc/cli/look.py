@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mixc.cli.build import JsonOption, WorkersOption, count_workers
+from mixc.cli.build import JsonOption, WorkersOption
 
 
 def _here(text: str) -> Path:
@@ -38,7 +38,7 @@ def diff(
     from mixc.diff.run import diff as compare
     from mixc.diff.show import lines
 
-    found = compare(a, b, workers=count_workers(workers))
+    found = compare(a, b, workers=workers)
     if json:
         print_json(found)
     else:

@@ -63,7 +63,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     order: Order
 
 
-def diff(a: Path, b: Path, *, workers: int = 1) -> Difference:
+def diff(a: Path, b: Path, *, workers: int | None = 1) -> Difference:
     """Compare two of spec and build. Raises MixcError or ShardError when a side cannot be read or planned."""
     with tempfile.TemporaryDirectory(prefix="mixc-diff-") as scratch:
         folder = Path(scratch)

@@ -64,7 +64,7 @@ class Side:
 
 
 @contextlib.contextmanager
-def open_side(path: Path, scratch: Path, *, workers: int) -> Iterator[Side]:
+def open_side(path: Path, scratch: Path, *, workers: int | None) -> Iterator[Side]:
     """A build when `path` is a folder, else a spec, planned into `scratch`. Raises MixcError, ShardError."""
     if path.is_dir():
         yield _build_side(path)
@@ -95,13 +95,13 @@ def _build_side(path: Path) -> Side:
     )
 
 
-def _spec_side(path: Path, scratch: Path, workers: int) -> Side:
+def _spec_side(path: Path, scratch: Path, workers: int | None) -> Side:
     from mixc.compile import front, plan_only
     from mixc.spec.canonical import canonical
 
     with using(cache_folder()) as use:
         measured = front(path, use=use, workers=workers)
-        summary = plan_only(measured, scratch, threads=workers)
+        summary = plan_only(measured, scratch, threads=measured.workers)
     spec = measured.loaded.spec
     return Side(
         label=str(path),
