@@ -35,10 +35,10 @@ def test_without_a_place_for_compiled_code(monkeypatch: pytest.MonkeyPatch) -> N
     numba = pytest.importorskip("numba")
     njit = numba.njit
 
-    def no_cache(**options: object) -> object:
+    def no_cache(*signature: object, **options: object) -> object:
         if options.get("cache"):
             raise RuntimeError("cannot cache function: no locator available for file")
-        return njit(**options)
+        return njit(*signature, **options)
 
     monkeypatch.setattr(numba, "njit", no_cache)
     out = np.zeros(2, np.int64)
