@@ -81,6 +81,16 @@ def fetch(at: StoreUrl, start: int, end: int, what: str) -> bytes:
     return _patiently(at, f" {what}:", ask)
 
 
+def options(url: str) -> dict[str, object]:
+    """What fsspec's file system for a URL is made with."""
+    if not url.startswith(("s3://", "s3a://")):
+        return {}
+    # a listing that was kept would hide that a file changed while it was read; and without limits a store that is gone is asked
+    # again for minutes
+    limits = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 4, "mode": "standard"}}
+    return {"use_listings_cache": False, "config_kwargs": limits}
+
+
 _systems: dict[tuple[int, str], Any] = {}
 
 
@@ -92,11 +102,7 @@ def _system(at: StoreUrl) -> tuple[Any, str]:
     key = os.getpid(), scheme
     try:
         if key not in _systems:
-            options: dict[str, object] = {"skip_instance_cache": True}
-            if scheme in ("s3", "s3a"):
-                limits = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 4, "mode": "standard"}}
-                options |= {"use_listings_cache": False, "config_kwargs": limits}
-            _systems[key] = fsspec.core.url_to_fs(at.url, **options)[0]
+            _systems[key] = fsspec.core.url_to_fs(at.url, skip_instance_cache=True, **options(at.url))[0]
         return _systems[key], _systems[key]._strip_protocol(at.url)
     except (ImportError, ValueError) as error:
         raise ShardError(
@@ -115,14 +121,14 @@ def _patiently(at: StoreUrl, what: str, ask: Callable[[], T]) -> T:
         except Exception as error:
             # what a library of a store raises is its own affair: botocore's, aiohttp's, OSError
             why = " ".join(str(error).split())[:300] or type(error).__name__
-            if not _is_passing(error) or wait is None:
+            if not is_passing(error) or wait is None:
                 raise ShardError(f"{at}:{what} cannot be read: {why}") from error
             time.sleep(wait)
     raise AssertionError
 
 
-def _is_passing(error: Exception) -> bool:
-    """Whether it may be otherwise in a minute."""
+def is_passing(error: Exception) -> bool:
+    """Whether a store, or the way to it, failed as it may not in a minute."""
     name = type(error).__name__
     return isinstance(error, ConnectionError | TimeoutError) or any(
         part in name for part in ("Connect", "Timeout", "Disconnected", "Payload", "Incomplete")

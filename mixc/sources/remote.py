@@ -12,10 +12,10 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any, BinaryIO, cast
 
 from mixc.errors import SourceError
+from shards.store import is_passing, options
 
 BLOCK = 4 << 20
 """Bytes that a read asks the store for at a time, at least."""
@@ -27,12 +27,8 @@ def file_system_of(url: str) -> tuple[Any, str]:
     installed."""
     import fsspec.core  # type: ignore[import-untyped]
 
-    options: dict[str, object] = {}
-    if url.startswith(("s3://", "s3a://")):
-        # a listing that was kept would hide that a file changed while it was read
-        options = {"use_listings_cache": False, "config_kwargs": _s3_limits()}
     try:
-        file_system, inner = fsspec.core.url_to_fs(url, **options)
+        file_system, inner = fsspec.core.url_to_fs(url, **options(url))
     except (ImportError, ValueError) as error:
         raise SourceError(
             "this URL cannot be opened",
@@ -92,7 +88,7 @@ def _what(error: Exception) -> str:
         return "there are no keys for this store"
     if _changed(error):
         return "this file changed while it was read"
-    return "the store does not answer" if _unreachable(error) else "the store refuses"
+    return "the store does not answer" if is_passing(error) else "the store refuses"
 
 
 def _mend(error: Exception) -> str:
@@ -105,19 +101,6 @@ def _mend(error: Exception) -> str:
 
 def _changed(error: Exception) -> bool:
     return "PreconditionFailed" in str(error) or type(error).__name__ == "FileExpired" or "precondition" in str(error)
-
-
-def _unreachable(error: Exception) -> bool:
-    name = type(error).__name__
-    return isinstance(error, ConnectionError | TimeoutError) or any(
-        part in name for part in ("Connect", "Timeout", "Disconnected", "Payload", "Incomplete")
-    )
-
-
-@lru_cache(maxsize=1)
-def _s3_limits() -> dict[str, object]:
-    # without them a store that is gone is asked again for minutes
-    return {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 4, "mode": "standard"}}
 
 
 class _File(io.RawIOBase):
