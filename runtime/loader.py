@@ -22,6 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 from runtime.batch import Row
 from runtime.collate import SourceTable, collate
 from runtime.errors import ArgumentError, TrainError
+from runtime.lay import lay
+from runtime.resize import passes
+from shards import pack_kernel
 from shards.build import Build
 from shards.digest import source_key
 from shards.errors import ShardError
@@ -161,6 +164,9 @@ def play(dataset: Play, steps: range, *, workers: int, device: torch.device) -> 
     Raises ShardError when a shard or image is damaged or missing, TrainError when a worker dies.
     """
     per_step = dataset.division.micro_steps
+    if workers:  # loader processes are forked from this one, and then share what is compiled
+        for compiled in (lay, pack_kernel.fault, pack_kernel.find, passes):
+            compiled()
     loader = DataLoader(
         dataset,
         batch_size=None,

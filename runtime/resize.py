@@ -38,7 +38,7 @@ def resize_into(pixels_HW4: npt.NDArray[np.uint8], tiles_M3SS: npt.NDArray[np.ui
     height, width, _ = pixels_HW4.shape
     side = tiles_M3SS.shape[-1]
     across, down = weights(width, cols * side), weights(height, rows * side)
-    _compiled()(pixels_HW4.view(np.uint32)[:, :, 0], *across, *down, tiles_M3SS, cols)
+    passes()(pixels_HW4.view(np.uint32)[:, :, 0], *across, *down, tiles_M3SS, cols)
 
 
 @functools.lru_cache(maxsize=256)
@@ -131,7 +131,7 @@ def _planes(line: Any, planes_3S: Any) -> None:
 
 
 @functools.cache
-def _compiled() -> Callable[..., None]:
+def passes() -> Callable[..., None]:
     """`_passes`, compiled when the first image comes, in some two seconds if it is nowhere kept."""
     from numba import types
 

@@ -83,7 +83,7 @@ def test_weights_are_whole_and_add_up_to_one(before: int, after: int) -> None:
 def test_the_compiled_loops_are_the_plain_ones(monkeypatch: MonkeyPatch) -> None:
     pixels = noise(23, 40)
     compiled = resized(pixels, 2, 1, 9)
-    monkeypatch.setattr(runtime.resize, "_compiled", lambda: runtime.resize._passes)
+    monkeypatch.setattr(runtime.resize, "passes", lambda: runtime.resize._passes)
     with np.errstate(over="ignore"):
         assert np.array_equal(resized(pixels, 2, 1, 9), compiled)
 
@@ -105,6 +105,6 @@ def test_no_place_to_keep_what_was_compiled(monkeypatch: MonkeyPatch) -> None:
         return real(*given, **more)
 
     monkeypatch.setattr(numba, "njit", njit)
-    monkeypatch.setattr(runtime.resize, "_compiled", runtime.resize._compiled.__wrapped__)
+    monkeypatch.setattr(runtime.resize, "passes", runtime.resize.passes.__wrapped__)
     pixels = noise(23, 40)
     assert np.array_equal(resized(pixels, 2, 1, 9), by_pillow(pixels, 18, 9))
