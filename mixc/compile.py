@@ -45,7 +45,7 @@ from mixc.spec.check import check
 from mixc.spec.load import LoadedSpec, load
 from mixc.workers import worth
 from shards.atomic import atomic_write
-from shards.blocks import cache_folder
+from shards.cache_folder import cache_folder
 from shards.digest import digest, digest_file
 from shards.errors import ShardError
 from shards.files import named_files, unnamed_files

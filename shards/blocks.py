@@ -25,6 +25,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from shards.cache_folder import cache_folder
 from shards.errors import ShardError
 from shards.store import StoreUrl, fetch, look
 
@@ -39,13 +40,6 @@ _RECENT = 60
 """Seconds for which a block that was used is safe; and after which it is marked as used again."""
 _LOOK_EVERY = 16
 """Blocks between looks at how full the disk is."""
-
-
-def cache_folder() -> Path:
-    """`MIXC_CACHE`, or `mixc` in the user's cache folder. Safe to delete."""
-    if set_by_user := os.environ.get("MIXC_CACHE"):
-        return Path(set_by_user)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mixc"
 
 
 class StoredFile:

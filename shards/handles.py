@@ -57,6 +57,9 @@ class PositionalFile:
             offset += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def begin(self) -> None:
+        """Nothing: the system reads ahead by itself."""
+
     def __del__(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
@@ -68,6 +71,9 @@ class File(Protocol):
     size: int
 
     def read_at(self, offset: int, size: int, what: str) -> bytes: ...
+
+    def begin(self) -> None:
+        """Be told that the file will be read from its front."""
 
 
 def open_file(path: Place, *, in_order: bool = True) -> File:

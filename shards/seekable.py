@@ -18,7 +18,6 @@ import numpy as np
 import zstandard
 from xxhash import xxh64_intdigest
 
-from shards.blocks import StoredFile
 from shards.digest import digest
 from shards.errors import ShardError
 from shards.handles import open_file
@@ -144,8 +143,7 @@ class SeekableReader:
 
     def begin(self) -> None:
         """Say that frames will be read from the first on; a file in a store then comes ahead."""
-        if isinstance(self._file, StoredFile):
-            self._file.begin()
+        self._file.begin()
 
     def frame(self, i: int) -> bytes:
         """The content of frame `i`. IndexError beyond the last."""

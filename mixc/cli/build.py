@@ -59,7 +59,7 @@ def plan(
     from mixc.cache.use import using
     from mixc.cli.console import print_json, progress_bar, warn
     from mixc.compile import front, plan_only
-    from shards.blocks import cache_folder
+    from shards.cache_folder import cache_folder
 
     with using(cache_folder()) as use:
         with progress_bar() as progress:

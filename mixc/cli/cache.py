@@ -17,11 +17,11 @@ app = typer.Typer(help="Say what lies in the cache, and make room in it.", no_ar
 
 @app.command()
 def ls(json: JsonOption = False) -> None:
-    """Say where the cache is and what lies there: objects by source, signals, tokenizers, scan entries, leftovers."""
+    """Say where the cache is and what lies there: objects by source, signals, tokenizers, scan entries, blocks, leftovers."""
     from mixc.cache.summary import summarise
     from mixc.cache.use import cache_limit
     from mixc.cli.console import print_json
-    from shards.blocks import cache_folder
+    from shards.cache_folder import cache_folder
 
     summary = summarise(cache_folder(), cache_limit())
     if json:
@@ -50,7 +50,7 @@ def prune(
     from mixc.cache.sizes import parse_age, parse_size, show_size
     from mixc.cache.use import cache_limit
     from mixc.cli.console import print_json
-    from shards.blocks import cache_folder
+    from shards.cache_folder import cache_folder
 
     limit = parse_size(to, "--to") if to is not None else cache_limit() if older_than is None else None
     before_ns = None if older_than is None else time.time_ns() - parse_age(older_than, "--older-than") * 10**9

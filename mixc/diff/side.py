@@ -16,8 +16,8 @@ from mixc.emit.lock import read_lock
 from mixc.emit.run import train_settings
 from mixc.errors import BuildError
 from mixc.plan.tables import PlanSummary, StagePlan
-from shards.blocks import cache_folder
 from shards.build import Build
+from shards.cache_folder import cache_folder
 from shards.manifest import Geometry, TrainSettings, read_manifest
 
 

@@ -13,8 +13,8 @@ from rich.text import Text
 from mixc.emit.lock import read_lock
 from mixc.errors import BuildError
 from mixc.measure.tokenizer import Tokenizer, load_tokenizer
-from shards.blocks import cache_folder
 from shards.build import Build
+from shards.cache_folder import cache_folder
 from shards.digest import source_key
 from shards.pack import Pack
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixc.emit.expand import Assembly, MismatchError
+from mixc.emit.expand import Assembly, MismatchError, move
 from mixc.emit.placements import Placements
 from mixc.measure.facts import RECORD_IMAGE
 from mixc.measure.records import Records, encode
@@ -201,3 +201,15 @@ def test_a_record_that_the_plan_was_not_made_from_is_refused(change: str) -> Non
     with pytest.raises(MismatchError) as refused:
         assembly.add(words[0], np.array([0, 1]))
     assert refused.value.args == (1 if change == "piece_end" else 0,)
+
+
+@pytest.mark.parametrize(
+    ("source", "length", "target"), [(-1, 2, 0), (0, -1, 0), (4, 2, 0), (0, 2, 7), (0, 2, -1), (1 << 40, 1, 0)]
+)
+def test_a_range_beyond_the_record_or_the_pack_is_not_moved(source: int, length: int, target: int) -> None:
+    words, tokens = np.arange(5, dtype=np.uint32), np.full(8, -1, np.int32)
+    given = (np.array([0, at], np.int64) for at in (source, length, target))
+    sources, lengths, targets = given
+    lengths[0] = 1
+    assert move()(words, sources, lengths, tokens, targets) == 1
+    assert tokens.tolist() == [0] + [-1] * 7
