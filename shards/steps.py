@@ -64,14 +64,16 @@ def write_steps(path: Path, array: npt.NDArray[np.void]) -> str:
     return file.digest
 
 
-def read_steps(path: Place, expected_digest: str | None = None) -> npt.NDArray[np.void]:
-    """STEP_DTYPE [steps], read-only, mapped from `path` if that is a file of this machine. With `expected_digest`, the blake3 of the file,
-    every byte is read and checked: 64 bytes a step. Raises ShardError when the file is missing, of a broken
-    size or another digest."""
+def read_steps(path: Place, expected_digest: str | None = None, *, steps: int | None = None) -> npt.NDArray[np.void]:
+    """STEP_DTYPE [steps], read-only, mapped from `path` if that is a file of this machine. With `expected_digest`, the
+    blake3 of the file, every byte is read and checked: 64 bytes a step; with `steps`, their number. Raises ShardError when
+    the file is missing, of a broken size or another digest."""
     file = open_file(path)
     size = file.size
     if size % STEP_DTYPE.itemsize:
         raise ShardError(f"{path}: {size} bytes are no multiple of {STEP_DTYPE.itemsize}: truncated")
+    if steps is not None and size != steps * STEP_DTYPE.itemsize:  # before a file in a store is read
+        raise ShardError(f"{path}: {size // STEP_DTYPE.itemsize} steps, the manifest says {steps}")
     if size == 0:  # which cannot be mapped
         array: npt.NDArray[np.void] = np.zeros(0, STEP_DTYPE)
         array.flags.writeable = False
