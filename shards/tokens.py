@@ -31,7 +31,7 @@ from shards.stored import decode_stored, encode_stored
 from shards.vocabulary import EXCEPTION, decode_vocabulary, encode_vocabulary, rank_table, token_table, vocabulary
 
 
-def write_token_shard(build: Path, name: str, packs: Packs, level: int = 4) -> tuple[ShardEntry, bytes]:
+def write_token_shard(build: Path, name: str, packs: Packs, level: int = 3) -> tuple[ShardEntry, bytes]:
     """Write packs to the file `name` of `build`, whole or not at all.
 
     Returns the shard's entry for the manifest, and the pack digests, 32 bytes each. Raises ShardError, with the number
