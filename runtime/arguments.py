@@ -36,6 +36,8 @@ class Arguments:
     save_every: int = 500
     keep: int = 2
     init: Path | None = None
+    init_vision: Path | None = None
+    init_language: Path | None = None
     continue_from: Path | None = None
     log_every: int = 1
 
@@ -89,8 +91,15 @@ def parser() -> argparse.ArgumentParser:
         "--init",
         type=Path,
         metavar="DIR",
-        help="start from the weights in DIR (model.safetensors), not from random ones",
+        help="start from the weights in DIR, a trained stage's or a released model's, not from random ones",
     )
+    add(
+        "--init-vision",
+        type=Path,
+        metavar="DIR",
+        help="start with the vision tower in DIR; what has no folder is random",
+    )
+    add("--init-language", type=Path, metavar="DIR", help="start with the language model in DIR")
     add(
         "--continue-from",
         type=Path,

@@ -257,11 +257,11 @@ def attend(
     None).
 
     The segments come as transformers' own keyword arguments for packed rows, `cu_seq_lens_q` and
-    `max_length_q`, given to the model's forward. Raises ValueError without them, with a mask, a batch of
-    rows, keys from a cache, dropout, a sliding window or a soft cap: whatever is asked for and not done here
+    `max_length_q`, given to the model's forward. Raises ValueError without them, with a mask (but one without elements, which
+    says that there is none), a batch of rows, keys from a cache, dropout, a sliding window or a soft cap: whatever is asked for and not done here
     would be a wrong model, silently.
     """
-    if attention_mask is not None:
+    if attention_mask is not None and attention_mask.numel():
         raise ValueError(_MASK)
     if cu_seq_lens_q is None or max_length_q is None:
         raise ValueError(

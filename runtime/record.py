@@ -17,6 +17,7 @@ import msgspec
 
 from runtime.arguments import Arguments
 from runtime.errors import ArgumentError, ResumeError
+from runtime.initial import Initial
 from shards.atomic import atomic_write
 from shards.manifest import Manifest
 
@@ -41,8 +42,19 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Of one operation on a CPU: see processes.compute_repeatably."""
     init: str | None
     """Folder of the weights that the run began with."""
+    init_vision: str | None = None
+    """Folder of the vision tower's; the same for the language model's."""
+    init_language: str | None = None
     continues: str | None = None
     """Folder of the run that this one goes on from."""
+
+    @property
+    def initial(self) -> Initial:
+        """Where the weights of the first stage come from."""
+        whole, vision, language = (
+            None if folder is None else Path(folder) for folder in (self.init, self.init_vision, self.init_language)
+        )
+        return Initial(whole=whole, vision=vision, language=language)
 
 
 def parts(manifest: Manifest) -> dict[str, Any]:
@@ -131,9 +143,15 @@ def _new(arguments: Arguments, manifest: Manifest, *, world: int, threads: int, 
         micro_batch=arguments.micro_batch or 1,
         world=world,
         threads=threads,
-        init=None if arguments.init is None else str(arguments.init.resolve()),
-        continues=None if arguments.continue_from is None else str(arguments.continue_from.resolve()),
+        init=_absolute(arguments.init),
+        init_vision=_absolute(arguments.init_vision),
+        init_language=_absolute(arguments.init_language),
+        continues=_absolute(arguments.continue_from),
     )
+
+
+def _absolute(folder: Path | None) -> str | None:
+    return None if folder is None else str(folder.resolve())
 
 
 def _chosen(names: tuple[str, ...] | None, manifest: Manifest) -> list[str]:
@@ -159,8 +177,10 @@ def _continued(found: Record, arguments: Arguments, manifest: Manifest, path: Pa
     for flag, given, held in (
         ("--precision", arguments.precision, found.precision),
         ("--zero", arguments.zero, found.zero),
-        ("--init", arguments.init and str(arguments.init.resolve()), found.init),
-        ("--continue-from", arguments.continue_from and str(arguments.continue_from.resolve()), found.continues),
+        ("--init", _absolute(arguments.init), found.init),
+        ("--init-vision", _absolute(arguments.init_vision), found.init_vision),
+        ("--init-language", _absolute(arguments.init_language), found.init_language),
+        ("--continue-from", _absolute(arguments.continue_from), found.continues),
     ):
         if given is not None and given != held:
             raise ResumeError(

@@ -22,7 +22,7 @@ import msgspec
 from blake3 import blake3
 from rich.console import Console
 
-from runtime import checkpoint, continued, metrics, processes, record, weights
+from runtime import checkpoint, continued, initial, metrics, processes, record, weights
 from runtime.arguments import Arguments
 from runtime.engine import Engine
 from runtime.errors import ArgumentError, CheckpointError, DivergedError, StoppedError
@@ -139,13 +139,15 @@ class Run:
         manifest, settled = self.build.manifest, self.settled
         division = Division(batch=entry.batch, world=self.place.world, micro_batch=settled.micro_batch)
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[settled.precision]
-        seed, origin = manifest.seed, previous or (Path(settled.init) if settled.init else None)
+        seed, origin = manifest.seed, initial.Initial(whole=previous) if previous else settled.initial
         begin = None
         if previous is None and settled.continues is not None:
             begin = continued.find(Path(settled.continues), manifest, settled, world=self.place.world)
-            seed, origin = begin.seed, begin.origin
-        model = build_model(manifest.geometry.name, manifest.geometry, seed, dtype)
-        loaded = f"{weights.load(model, origin)} tensors from {origin}" if origin else f"random, seed {seed}"
+            seed, origin = begin.seed, initial.Initial(whole=begin.origin)
+        model = build_model(
+            manifest.geometry.name, manifest.geometry, seed, dtype, lambda shape: initial.adopted(shape, origin)
+        )
+        loaded = initial.load(model, origin) or f"random, seed {seed}"
         parts = describe(model)
         engine = Engine(
             model, entry.train, division, zero=settled.zero, precision=settled.precision, device=self.device
@@ -197,6 +199,7 @@ class Run:
                 stage=entry.name,
                 steps=entry.steps,
                 precision=settled.precision,
+                pixel_shuffle=model.shape.pixel_shuffle,
             )
             return True
         finally:
@@ -362,11 +365,10 @@ def _check(build: Build, settled: record.Record, place: Place) -> None:
             error.where = f"stage {entry.name!r}"
             raise
     if settled.continues is not None:
-        if settled.init is not None:
+        if settled.initial != initial.Initial():
             raise ArgumentError("a run begins with --init or with --continue-from, not with both")
         continued.find(Path(settled.continues), build.manifest, settled, world=place.world)
-    if settled.init is not None and not (Path(settled.init) / weights.FILE).exists():
-        raise CheckpointError(f"no {weights.FILE} here", where=f"--init {settled.init}")
+    initial.check(settled.initial)
 
 
 def train(arguments: Arguments, build: Build) -> None:

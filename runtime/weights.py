@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Set
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
@@ -19,13 +20,19 @@ from safetensors.torch import save_file
 from torch import nn
 
 from runtime.errors import CheckpointError
+from runtime.model.language import untie
 from runtime.processes import Place, barrier
 from shards.atomic import sync_folder
 from shards.digest import digest_file
 
+if TYPE_CHECKING:
+    from runtime.model.sail_vl import SailVL
+
 FILE = "model.safetensors"
 CONFIG = "config.json"
 FORMAT = 1
+HEAD = "language.lm_head.weight"
+"""Stored when it is not the embedding table."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +48,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
     """Of that stage."""
     precision: str
+    pixel_shuffle: str = "v2"
     shared: dict[str, str]
     """Name to the name that its tensor is stored under."""
     weights: str
@@ -110,11 +118,12 @@ def read_config(folder: Path) -> Config | None:
         raise CheckpointError("not a description of weights", where=str(path), why=str(error)) from None
 
 
-def load(model: nn.Module, folder: Path) -> int:
+def load(model: SailVL, folder: Path) -> int:
     """Give `model` the weights in `folder`, every tensor of it, converted to its precision. Returns how many.
 
     Nothing is left at random: a name that only one of the two has, or another shape, is an error. So are
-    weights that are not those config.json was written for. Raises CheckpointError.
+    weights that are not those config.json was written for. A head of its own makes the model's one of its own.
+    Raises CheckpointError.
     """
     path = folder / FILE
     if not path.exists():
@@ -124,33 +133,40 @@ def load(model: nn.Module, folder: Path) -> int:
     config = read_config(folder)
     if config is not None and digest_file(path) != config.weights:
         raise CheckpointError("its bytes are not those that config.json was written for", where=str(path))
-    wanted, _ = tensors(model)
     try:
         with safe_open(path, framework="pt") as file, torch.no_grad():
             found = set(file.keys())
+            if HEAD in found:
+                untie(model.language)
+            wanted, _ = tensors(model)
             if found != wanted.keys():
-                raise CheckpointError(
-                    "not the weights of this model",
-                    where=str(path),
-                    why="; ".join(
-                        f"{len(names)} tensors {what}, such as {min(names)}"
-                        for what, names in (
-                            ("missing", wanted.keys() - found),
-                            ("that it does not have", found - wanted.keys()),
-                        )
-                        if names
-                    ),
-                    mend="give weights of the model that the build was compiled for",
-                )
+                raise mismatch(path, missing=wanted.keys() - found, odd=found - wanted.keys())
             for name, tensor in wanted.items():
                 value = file.get_tensor(name)
                 if value.shape != tensor.shape:
-                    raise CheckpointError(
-                        "not the weights of this model",
-                        where=f"{path}: {name}",
-                        why=f"its shape is {list(value.shape)}, the model's is {list(tensor.shape)}",
+                    raise misshapen(
+                        path, name, why=f"its shape is {list(value.shape)}, the model's is {list(tensor.shape)}"
                     )
                 tensor.copy_(value)
     except (SafetensorError, OSError) as error:
         raise CheckpointError("cannot be read as safetensors", where=str(path), why=str(error)) from None
     return len(wanted)
+
+
+def mismatch(where: Path, *, missing: Set[str], odd: Set[str]) -> CheckpointError:
+    """Names that only one side has."""
+    return CheckpointError(
+        "not the weights of this model",
+        where=str(where),
+        why="; ".join(
+            f"{len(names)} tensors {what}, such as {min(names)}"
+            for what, names in (("missing", missing), ("that it does not have", odd))
+            if names
+        ),
+        mend="give weights of the model that the build was compiled for",
+    )
+
+
+def misshapen(where: Path, name: str, *, why: str) -> CheckpointError:
+    """A tensor that the model has in another shape."""
+    return CheckpointError("not the weights of this model", where=f"{where}: {name}", why=why)

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from mixc.cli import build, cache, look, run
+from mixc.cli import ask, build, cache, look, run
 from mixc.errors import MixcError
 
 INTERRUPTED = 130
@@ -33,6 +33,12 @@ app.command(
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(run.train)
+app.command(
+    rich_help_panel="Train",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(run.export)
+app.command(rich_help_panel="Train")(ask.chat)
 app.command(rich_help_panel="Look")(look.diff)
 app.command(rich_help_panel="Look")(look.inspect)
 app.command(rich_help_panel="Look")(look.explain)

@@ -32,6 +32,11 @@ def train(context: typer.Context) -> None:
     os.execv(sys.executable, [*program, *arguments])
 
 
+def export(context: typer.Context) -> None:
+    """Write trained weights as the SAIL-VL models are published, or as transformers opens them."""
+    os.execv(sys.executable, [sys.executable, "-m", "runtime.export", *context.args])
+
+
 def _take_nproc(arguments: list[str]) -> int:
     """Remove `--nproc N` or `--nproc=N` from `arguments` and give N."""
     for i, argument in enumerate(arguments):

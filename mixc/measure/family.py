@@ -47,18 +47,26 @@ FAMILIES: dict[str, Family] = {
     # Ours, for demonstrations and tests: random weights, but the family's tile rule, tokenizer and vocabulary, so that
     # a mixture that plays on it is the mixture that would play on sail-vl-2b.
     "sail-vl-tiny": Family(max_tiles=_MAX_TILES, vocab_size=151936, tokenizer="qwen2.5"),
+    "sail-vl-tiny-v1": Family(max_tiles=_MAX_TILES, vocab_size=151936, tokenizer="qwen2.5"),
+    "sail-vl-tiny-v1.5": Family(max_tiles=_MAX_TILES, vocab_size=151936, tokenizer="qwen2.5"),
+    "sail-vl-tiny-moe": Family(max_tiles=_MAX_TILES, vocab_size=151936, tokenizer="qwen2.5"),
     # Qwen2.5-1.5B-Instruct (model card), whose embedding has 151,936 rows.
     "sail-vl-2b": Family(max_tiles=_MAX_TILES, vocab_size=151936, tokenizer="qwen2.5"),
     # Qwen2.5-7B-Instruct (model card), whose embedding has 152,064 rows.
     "sail-vl-8b": Family(max_tiles=_MAX_TILES, vocab_size=152064, tokenizer="qwen2.5"),
     # Qwen2.5-1.5B-Instruct (model card); max_dynamic_patch 12 (audit).
     "sail-vl-1.5-2b": Family(max_tiles=12, vocab_size=151936, tokenizer="qwen2.5"),
-    # Qwen2.5-7B-Instruct (model card).
+    # Qwen2.5-7B-Instruct (model cards).
+    "sail-vl-1.5-8b": Family(max_tiles=_MAX_TILES, vocab_size=152064, tokenizer="qwen2.5"),
     "sail-vl-1.6-8b": Family(max_tiles=_MAX_TILES, vocab_size=152064, tokenizer="qwen2.5"),
     # Qwen3-1.7B; vocab 151,936, max_dynamic_patch 12 (config.json).
     "sail-vl2-2b": Family(max_tiles=12, vocab_size=151936, tokenizer="qwen3"),
+    # Qwen3-0.6B (paper, section on the model zoo), whose embedding has 151,936 rows.
+    "sail-vl2-1b": Family(max_tiles=_MAX_TILES, vocab_size=151936, tokenizer="qwen3"),
     # Qwen3-8B (paper, table 1), whose embedding has 151,936 rows.
     "sail-vl2-8b": Family(max_tiles=_MAX_TILES, vocab_size=151936, tokenizer="qwen3"),
+    # Qwen3-30B-A3B (paper, table 1), whose embedding has 151,936 rows.
+    "sail-vl2-30b-a3b": Family(max_tiles=_MAX_TILES, vocab_size=151936, tokenizer="qwen3"),
 }
 
 IMAGE_START, IMAGE_END, IMAGE_CONTEXT = "<img>", "</img>", "<IMG_CONTEXT>"

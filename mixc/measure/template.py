@@ -87,6 +87,10 @@ class Template:
             turns = (Turn("system", self.system), *turns)
         return [segment for turn in turns for segment in _turn(turn, bool(sample.images))]
 
+    def prompt(self, sample: Sample) -> list[Segment]:
+        """What comes before the answer to `sample.turns`, whose last is the user's: where training's answers begin."""
+        return [*self.segments(sample), _TURN_START, _ASSISTANT]
+
     @property
     def special_tokens(self) -> tuple[str, ...]:
         """Every special token that `segments` can use: a tokenizer must have them all."""

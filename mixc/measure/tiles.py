@@ -34,13 +34,30 @@ ONE_TILE = Grid(1, 1, False)
 """Of a video's frame, whatever its size: "video 1 tile per frame" in the family's evaluation and InternVL 2."""
 
 
-def grid(width: int, height: int, geometry: Geometry) -> Grid:
-    """The grid of an image of `width` x `height` pixels (both >= 1).
+def grid(width: int, height: int, geometry: Geometry, max_tiles: int | None = None) -> Grid:
+    """The grid of an image of `width` x `height` pixels (both >= 1), of at most `max_tiles` (the geometry's).
 
     The thumbnail is added when the geometry asks for it and the grid has more than one tile.
     """
-    cols, rows = _closest(width, height, geometry.tile_size, geometry.min_tiles, geometry.max_tiles)
+    most = geometry.max_tiles if max_tiles is None else max_tiles
+    cols, rows = _closest(width, height, geometry.tile_size, _candidates(geometry.min_tiles, most))
     return Grid(cols, rows, geometry.thumbnail and cols * rows > 1)
+
+
+def msac(first: Grid, width: int, height: int, geometry: Geometry, max_tiles: int | None = None) -> tuple[Grid, ...]:
+    """The grids of an image at inference with MSAC (SAIL-VL 1.5 and later): `first`, which `grid` gave, without its thumbnail; the
+    closest of the grids that do not both ways divide it; and the thumbnail after all of them.
+
+    Where every grid divides the first (a grid of one tile alone), there is none but the first.
+    """
+    most = geometry.max_tiles if max_tiles is None else max_tiles
+    others = tuple(
+        each for each in _candidates(geometry.min_tiles, most) if first.cols % each[0] or first.rows % each[1]
+    )
+    if not others:
+        return (first,)
+    cols, rows = _closest(width, height, geometry.tile_size, others)
+    return Grid(first.cols, first.rows, False), Grid(cols, rows, first.thumbnail)
 
 
 def image_tokens(grid: Grid, geometry: Geometry) -> int:
@@ -61,11 +78,13 @@ def _candidates(min_tiles: int, max_tiles: int) -> tuple[tuple[int, int, float],
 
 
 @lru_cache(maxsize=1 << 16)
-def _closest(width: int, height: int, tile_size: int, min_tiles: int, max_tiles: int) -> tuple[int, int]:
+def _closest(
+    width: int, height: int, tile_size: int, candidates: tuple[tuple[int, int, float], ...]
+) -> tuple[int, int]:
     ratio = width / height
     area = width * height
     best, best_difference = (1, 1), float("inf")
-    for cols, rows, candidate in _candidates(min_tiles, max_tiles):
+    for cols, rows, candidate in candidates:
         difference = abs(ratio - candidate)
         if difference < best_difference:
             best, best_difference = (cols, rows), difference

@@ -16,7 +16,7 @@ from torch import nn
 from runtime.batch import Batch
 from runtime.images import normalise
 from runtime.model.head import Output
-from runtime.model.language import build_language, restore_rotary
+from runtime.model.language import build_language, no_mask, restore_rotary
 from runtime.model.projector import Projector
 from runtime.model.vision import Vision
 from runtime.model.zoo import Architecture, architecture
@@ -42,8 +42,7 @@ class SailVL(nn.Module):
         hidden_TD = self.language.model(
             inputs_embeds=embeds_TD[None],
             position_ids=batch.positions_T[None],
-            # No mask, and do not look for one: transformers would compare positions on the host.
-            attention_mask={"full_attention": None},
+            attention_mask=no_mask(self.shape.language),
             use_cache=False,
             cu_seq_lens_q=batch.cu_seqlens,
             cu_seq_lens_k=batch.cu_seqlens,
@@ -60,13 +59,14 @@ class SailVL(nn.Module):
         both have gradients (of zero), and under ZeRO every rank launches the same collectives.
         """
         if len(batch.tiles_M):
-            rows_RD = self._encode(batch.tiles_M, embeds_TD.dtype).flatten(0, 1)
+            rows_RD = self.encode(batch.tiles_M, embeds_TD.dtype).flatten(0, 1)
             return embeds_TD.index_copy(0, batch.image_positions, rows_RD)
         side = self.shape.vision.tile
         black_1 = torch.zeros((1, 3, side, side), dtype=torch.uint8, device=embeds_TD.device)
-        return embeds_TD + 0 * self._encode(black_1, embeds_TD.dtype)[0, :1]
+        return embeds_TD + 0 * self.encode(black_1, embeds_TD.dtype)[0, :1]
 
-    def _encode(self, tiles_M: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    def encode(self, tiles_M: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """uint8 tiles [M, 3, S, S] to rows of the language model's embedding, [M, P, D]."""
         # Pixels need no gradient, so autograd keeps nothing of a frozen tower: no `no_grad` is wanted here.
         return self.projector(self.vision(normalise(tiles_M, dtype)))
 
@@ -77,13 +77,22 @@ class SailVL(nn.Module):
         return self
 
 
-def build_model(name: str, geometry: Geometry, seed: int, dtype: torch.dtype = torch.float32) -> SailVL:
-    """The model called `name`, on the CPU, with random weights that depend on `seed` alone.
+def build_model(
+    name: str,
+    geometry: Geometry,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+    adopt: Callable[[Architecture], Architecture] | None = None,
+) -> SailVL:
+    """The model called `name`, on the CPU, with random weights that depend on `seed` alone. `adopt` corrects its shape by what the
+    weights that it is to be given know better (runtime.initial).
 
     Weights are drawn on one process as on many, in float32, and the caller's random state is left as it was.
     Raises ModelError if there is no such model or `geometry`, the build's, is not its own.
     """
     shape = architecture(name, geometry)
+    if adopt is not None:
+        shape = adopt(shape)
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
         return SailVL(shape, dtype)

@@ -7,6 +7,8 @@ Shapes: M tiles, S side in pixels, G patches along a side, C channels.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import Aimv2VisionConfig, Aimv2VisionModel, InternVLVisionConfig, InternVLVisionModel
@@ -29,32 +31,30 @@ class Vision(nn.Module):
         return patches.unflatten(1, (self.grid, self.grid))
 
 
+def vision_settings(shape: VisionShape) -> dict[str, Any]:
+    """transformers' settings of such a tower."""
+    settings: dict[str, Any] = {
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": shape.intermediate,
+        "image_size": shape.tile,
+        "patch_size": shape.patch,
+        "attn_implementation": "sdpa",
+    }
+    if shape.kind == "internvit":
+        return settings | {
+            "attention_bias": True,  # of q, k, v, as in the released weights; the default is False
+            "use_qk_norm": False,
+            "use_mean_pooling": True,  # no norm after the last layer
+        }
+    return settings | {
+        "is_native": False,  # learned positions
+        "use_head": False,  # no pooling
+    }
+
+
 def _encoder(shape: VisionShape) -> nn.Module:
     if shape.kind == "internvit":
-        return InternVLVisionModel(
-            InternVLVisionConfig(
-                hidden_size=shape.hidden,
-                num_hidden_layers=shape.layers,
-                num_attention_heads=shape.heads,
-                intermediate_size=shape.intermediate,
-                image_size=shape.tile,
-                patch_size=shape.patch,
-                attention_bias=True,  # of q, k, v, as in the released weights; the default is False
-                use_qk_norm=False,
-                use_mean_pooling=True,  # no norm after the last layer
-                attn_implementation="sdpa",
-            )
-        )
-    return Aimv2VisionModel(
-        Aimv2VisionConfig(
-            hidden_size=shape.hidden,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            intermediate_size=shape.intermediate,
-            image_size=shape.tile,
-            patch_size=shape.patch,
-            is_native=False,  # learned positions
-            use_head=False,  # no pooling
-            attn_implementation="sdpa",
-        )
-    )
+        return InternVLVisionModel(InternVLVisionConfig(**vision_settings(shape)))
+    return Aimv2VisionModel(Aimv2VisionConfig(**vision_settings(shape)))

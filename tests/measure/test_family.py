@@ -20,12 +20,18 @@ def spec(model: str = "sail-vl-2b", **over: object) -> Spec:
 def test_every_model_names_a_template_and_tokenizer_that_exist() -> None:
     assert set(FAMILIES) == {
         "sail-vl-tiny",
+        "sail-vl-tiny-v1",
+        "sail-vl-tiny-v1.5",
+        "sail-vl-tiny-moe",
         "sail-vl-2b",
         "sail-vl-8b",
         "sail-vl-1.5-2b",
+        "sail-vl-1.5-8b",
         "sail-vl-1.6-8b",
+        "sail-vl2-1b",
         "sail-vl2-2b",
         "sail-vl2-8b",
+        "sail-vl2-30b-a3b",
     }
     for entry in FAMILIES.values():
         assert entry.template in TEMPLATES

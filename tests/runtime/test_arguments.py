@@ -78,6 +78,8 @@ def test_no_flag_is_added_without_thought():
         "--save-every",
         "--keep",
         "--init",
+        "--init-vision",
+        "--init-language",
         "--continue-from",
         "--log-every",
     }

@@ -39,11 +39,14 @@ def toy(vision: str, language: str, tied: bool = True) -> Architecture:
             head_dim=8,
             intermediate=48,
             tied=tied,
+            experts=4 if language == "qwen3_moe" else 0,
+            experts_per_token=2 if language == "qwen3_moe" else 0,
+            expert_intermediate=24 if language == "qwen3_moe" else 0,
         ),
     )
 
 
-KINDS = list(itertools.product(("internvit", "aimv2"), ("qwen2", "qwen3")))
+KINDS = list(itertools.product(("internvit", "aimv2"), ("qwen2", "qwen3", "qwen3_moe")))
 
 
 def build(shape: Architecture, dtype: torch.dtype = torch.float32) -> SailVL:
@@ -405,8 +408,11 @@ PARAMETERS = {  # vision, projector, language; a tied head counts once
     "sail-vl-2b": (304_012_288, 8_662_016, 1_543_714_304),
     "sail-vl-8b": (304_012_288, 27_540_480, 7_615_616_512),
     "sail-vl-1.5-2b": (682_031_616, 11_811_840, 1_543_714_304),
+    "sail-vl-1.5-8b": (304_012_288, 27_540_480, 7_615_616_512),
     "sail-vl-1.6-8b": (682_031_616, 34_884_608, 7_615_616_512),
+    "sail-vl2-1b": (682_031_616, 7_354_368, 596_049_920),
     "sail-vl2-8b": (682_031_616, 41_963_520, 8_190_735_360),
+    "sail-vl2-30b-a3b": (682_031_616, 16_793_600, 30_532_122_624),
 }
 
 

@@ -196,7 +196,7 @@ def test_mistakes_are_said_before_training(train, build, whole, tmp_path):
     said = train(build, "--out", tmp_path / "a", "--micro-batch", 3, status=2)
     assert "stage 'align'" in said and "--micro-batch can be 1, 2 or 4" in said
     said = train(build, "--out", tmp_path / "a", "--init", tmp_path, status=2)
-    assert "no model.safetensors here" in said
+    assert "neither model.safetensors nor" in said
     said = train(build, "--out", tmp_path / "a", "--stages", "nosuch", status=2)
     assert "no stage 'nosuch'" in said
     assert not (tmp_path / "a" / "run.json").exists()

@@ -1,0 +1,1 @@
+"""Asking a model: questions to prompts, and what its program says to answers."""

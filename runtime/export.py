@@ -1,0 +1,172 @@
+"""`python -m runtime.export WEIGHTS --out DIR`: weights in the form that others read.
+
+`released`: as the SAIL-VL models are published, tensor names, config.json and an index, for InternVL-style code and inference
+servers. `transformers`: as transformers' own InternVL model, which opens without remote code; only InternViT models have that form.
+
+Tensors go from file to file, one at a time and unchanged, so a model need not fit into memory. The folder appears when it is whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from runtime import tensor_files, weights
+from runtime.errors import ArgumentError, CheckpointError, TrainError
+from runtime.model import released
+from runtime.model.released import Entry
+from runtime.model.zoo import Architecture, architecture
+from runtime.tensor_files import TensorFiles
+from shards.atomic import atomic_write, sync_folder
+from shards.errors import ShardError
+from shards.manifest import Geometry
+
+FORMATS = ("released", "transformers")
+_EMBEDDINGS = "language.model.embed_tokens.weight"
+
+
+def export(folder: Path, out: Path, form: str) -> Architecture:
+    """Write the weights in `folder`, which a stage was saved in, to a new folder `out`. Returns the model's shape.
+
+    Raises CheckpointError for weights that are not whole, ArgumentError for a form that the model does not have or a folder that
+    is not empty.
+    """
+    config = weights.read_config(folder)
+    if config is None:
+        raise CheckpointError(
+            "no weights of a trained stage here", where=str(folder), mend="give a folder such as RUN/STAGE"
+        )
+    geometry = msgspec.convert(config.geometry, Geometry)
+    shape = architecture(config.model, geometry)
+    if form == "transformers" and shape.vision.kind != "internvit":
+        raise ArgumentError(
+            f"transformers has no model of {shape.name}'s kind: its tower is no InternViT", mend="use --format released"
+        )
+    if out.exists() and any(out.iterdir()):
+        raise ArgumentError("something is in this folder already", where=str(out), mend="give another --out")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    with tensor_files.opened(folder) as files:
+        plan = _released(shape) if form == "released" else _transformers(shape, tied=weights.HEAD not in files.names)
+        tied = weights.HEAD not in files.names
+        sizes = {name: size for entry in plan for name, size in _sizes(entry, files)}
+        tensor_files.write(partial, _tensors(plan, files), sizes)
+    about = _config(shape, geometry, config, form=form, tied=tied)
+    with atomic_write(partial / "config.json") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(about), indent=2) + b"\n")
+    if out.exists():
+        out.rmdir()
+    partial.replace(out)
+    sync_folder(out.parent)
+    return shape
+
+
+def _released(shape: Architecture) -> list[Entry]:
+    return sorted(released.entries(shape), key=lambda entry: entry.released)
+
+
+def _transformers(shape: Architecture, *, tied: bool) -> list[Entry]:
+    """transformers' InternVL, whose parts are ours but for their places."""
+    ours = [name for entry in released.entries(shape) for name in entry.ours if not (tied and name == weights.HEAD)]
+    return [Entry((_renamed(name),), (name,)) for name in sorted(ours)]
+
+
+_PLACES = {
+    "vision.encoder.": "model.vision_tower.",
+    "projector.mlp.0.": "model.multi_modal_projector.layer_norm.",
+    "projector.mlp.1.": "model.multi_modal_projector.linear_1.",
+    "projector.mlp.3.": "model.multi_modal_projector.linear_2.",
+    "language.model.": "model.language_model.",
+    "language.lm_head.": "lm_head.",
+}
+
+
+def _renamed(name: str) -> str:
+    for ours, theirs in _PLACES.items():
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    raise AssertionError(name)
+
+
+def _sources(entry: Entry, files: TensorFiles) -> list[str]:
+    """A head that is not stored is the embedding table."""
+    return [_EMBEDDINGS if name == weights.HEAD and name not in files.names else name for name in entry.ours]
+
+
+def _sizes(entry: Entry, files: TensorFiles) -> Iterator[tuple[str, int]]:
+    shapes = [
+        torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in map(files.shape, _sources(entry, files))
+    ]
+    for name, tensor in zip(entry.released, entry.to_released(shapes), strict=True):
+        yield name, tensor.numel() * tensor.element_size()
+
+
+def _tensors(plan: Sequence[Entry], files: TensorFiles) -> Iterator[tuple[str, torch.Tensor]]:
+    for entry in plan:
+        made = entry.to_released([files.read(name) for name in _sources(entry, files)])
+        for name, tensor in zip(entry.released, made, strict=True):
+            yield name, tensor.clone(memory_format=torch.contiguous_format)  # a tied head is not the same memory twice
+
+
+def _config(
+    shape: Architecture, geometry: Geometry, config: weights.Config, *, form: str, tied: bool
+) -> dict[str, Any]:
+    dtype = {"fp32": "float32", "bf16": "bfloat16"}[config.precision]
+    if form == "released":
+        return released.config(
+            shape,
+            tied=tied,
+            min_tiles=geometry.min_tiles,
+            max_tiles=geometry.max_tiles,
+            thumbnail=geometry.thumbnail,
+            dtype=dtype,
+        )
+    from transformers import InternVLConfig
+
+    from runtime.model.language import language_settings
+    from runtime.model.vision import vision_settings
+
+    language = {
+        name: value for name, value in language_settings(shape.language).items() if name != "attn_implementation"
+    }
+    vision = {name: value for name, value in vision_settings(shape.vision).items() if name != "attn_implementation"}
+    made = InternVLConfig(
+        vision_config={"model_type": "internvl_vision", **vision},
+        text_config={"model_type": shape.language.kind, **language, "tie_word_embeddings": tied, "use_cache": True},
+        image_token_id=geometry.image_context_id,
+        image_seq_length=geometry.tokens_per_tile,
+        downsample_ratio=0.5,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",  # without the class token
+        tie_word_embeddings=tied,
+    )
+    about = made.to_diff_dict()
+    return {**about, "architectures": ["InternVLForConditionalGeneration"], "dtype": dtype}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The program. Returns its exit status."""
+    parser = argparse.ArgumentParser(prog="mixc export", description=__doc__.splitlines()[0].partition(": ")[2])  # type: ignore[union-attr]
+    parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="a folder that a stage was saved in: RUN/STAGE")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    parser.add_argument("--format", choices=FORMATS, default="released", help="the form (released)")
+    arguments = parser.parse_args(argv)
+    try:
+        shape = export(arguments.weights, arguments.out, arguments.format)
+    except (TrainError, ShardError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    print(f"{arguments.out}: {shape.name}, {arguments.format}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
