@@ -6,6 +6,8 @@ saved and loaded again is trusted for its moments alone.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +26,8 @@ class Group:
     weight_decay: float
     names: tuple[str, ...]
     """Of its parameters, in the model's order."""
+    scale: float = 1.0
+    """Of the module's rate."""
 
 
 def freeze(model: nn.Module, settings: TrainSettings) -> None:
@@ -48,21 +52,40 @@ def freeze(model: nn.Module, settings: TrainSettings) -> None:
 
 
 def group(model: nn.Module, settings: TrainSettings) -> list[Group]:
-    """The groups of the parameters that are trained, by module in the model's order, those with decay first.
+    """The groups of the parameters that are trained, by module in the model's order, of the vision tower by layer from its stem up,
+    those with decay first.
 
-    Vectors (at most one axis longer than 1: biases, norms, class tokens) do not decay; matrices do.
+    Vectors (at most one axis longer than 1: biases, norms, class tokens) do not decay; matrices do. Layers have
+    `layer_decay` to the power of the number of layers above them as the scale of their rate (Bao et al. 2021, BEiT).
     Call it before the engine is made: ZeRO-3 leaves parameters without a shape.
     """
     groups = []
     for module, child in model.named_children():
         named = [(f"{module}.{name}", p) for name, p in child.named_parameters() if p.requires_grad]
-        matrices = tuple(name for name, p in named if not _is_vector(p))
-        vectors = tuple(name for name, p in named if _is_vector(p))
-        if matrices:
-            groups.append(Group(module=module, weight_decay=settings.weight_decay, names=matrices))
-        if vectors:
-            groups.append(Group(module=module, weight_decay=0.0, names=vectors))
+        decay = settings.layer_decay if module == "vision" else 1.0
+        scales = {name: decay**below for name, below in _below_the_last([name for name, _ in named]).items()}
+        for scale in sorted(set(scales.values())):
+            own = [(name, p) for name, p in named if scales[name] == scale]
+            matrices = tuple(name for name, p in own if not _is_vector(p))
+            vectors = tuple(name for name, p in own if _is_vector(p))
+            if matrices:
+                groups.append(Group(module=module, weight_decay=settings.weight_decay, names=matrices, scale=scale))
+            if vectors:
+                groups.append(Group(module=module, weight_decay=0.0, names=vectors, scale=scale))
     return groups
+
+
+_LAYER = re.compile(r"\.layers?\.(\d+)\.")
+
+
+def _below_the_last(names: Sequence[str]) -> dict[str, int]:
+    """How many layers are above each parameter's: 0 for the last layer and what comes after it; for the stem, all."""
+    found = {name: _LAYER.search(name) for name in names}
+    layers = 1 + max((int(each[1]) for each in found.values() if each), default=-1)
+    return {
+        name: layers - 1 - int(each[1]) if each else layers if ".embeddings." in name else 0
+        for name, each in found.items()
+    }
 
 
 def _is_vector(parameter: nn.Parameter) -> bool:
@@ -88,7 +111,7 @@ def set_rates(
     """Give every group of `optimizer` (or of DeepSpeed's wrapper around it) the hyper-parameters it must
     have."""
     for wanted, held in zip(groups, optimizer.param_groups, strict=True):
-        held["lr"] = rates[wanted.module]
+        held["lr"] = rates[wanted.module] * wanted.scale
         held["weight_decay"] = wanted.weight_decay
         held["betas"] = settings.betas
         held["eps"] = settings.eps

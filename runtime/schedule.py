@@ -16,7 +16,8 @@ def factor(step: int, steps: int, settings: TrainSettings) -> float:
 
     Warm-up is linear and ends at the peak: step `warmup_steps - 1` is the first at full rate. After it,
     `constant` stays, while `linear` and `cosine` (half a period, Loshchilov and Hutter 2017, without
-    restarts) go down to `min_lr_ratio`, which the stage's last step has exactly.
+    restarts) go down to `min_lr_ratio`, which the stage's last step has exactly. `wsd` (warm-up, stable, decay; Hu et al. 2024)
+    stays until its last `decay_steps`, over which it goes down in a line.
     """
     if not 0 <= step < steps:
         raise ValueError(f"step {step} is not in a stage of {steps} steps")
@@ -25,8 +26,12 @@ def factor(step: int, steps: int, settings: TrainSettings) -> float:
     if settings.schedule == "constant":
         return 1.0
     first, last = max(settings.warmup_steps - 1, 0), steps - 1
+    if settings.schedule == "wsd":
+        first = max(first, last - settings.decay_steps)
+        if step <= first:
+            return 1.0
     passed = (step - first) / (last - first) if last > first else 0.0
-    if settings.schedule == "linear":
+    if settings.schedule in ("linear", "wsd"):
         left = 1.0 - passed
     else:
         left = 0.5 * (1.0 + math.cos(math.pi * passed))

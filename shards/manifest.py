@@ -51,13 +51,36 @@ class Geometry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pad_id: int
 
 
-class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A stage's training settings, resolved: no percentages, no defaults left to the runtime."""
+class SpikeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a step is an outlier."""
+
+    sigma: float
+    window: int
+    """Steps."""
+
+
+class SearchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """AdaLRS: where the learning rate is searched, and by which factors."""
+
+    window: int
+    """Steps, as the others."""
+    up: float
+    down: float
+    decay: float
+    start: int
+    end: int
+
+
+class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A stage's training settings, resolved: no percentages, no defaults left to the runtime.
+
+    Those that have a default here came later, and stand in a manifest only where they say something.
+    """
 
     lr: dict[str, float]
     """Peak learning rate by module, of `vision`, `projector`, `language`. A module that is absent is
     frozen."""
-    schedule: Literal["constant", "cosine", "linear"]
+    schedule: Literal["constant", "cosine", "linear", "wsd"]
     warmup_steps: int
     min_lr_ratio: float
     """The schedule ends at this share of the peak."""
@@ -68,6 +91,17 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Global gradient norm limit; 0 is off."""
     loss: Literal["token", "sample", "square"]
     """How `weight` in the packs was computed; the runtime only multiplies."""
+    decay_steps: int = 0
+    """Of wsd: its last steps, over which the rates fall."""
+    layer_decay: float = 1.0
+    """Of the vision tower's rate, by layer below the last."""
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    router_loss: float = 0.001
+    drop_path: float = 0.0
+    ema: float | None = None
+    spikes: SpikeSettings | None = None
+    adalrs: SearchSettings | None = None
 
 
 class ShardEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

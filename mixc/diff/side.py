@@ -112,7 +112,7 @@ def _spec_side(path: Path, scratch: Path, workers: int | None) -> Side:
         tokenizer=measured.tokenizer.digest,
         template=measured.template,
         train={
-            stage.name: train_settings(stage, planned.warmup_steps)
+            stage.name: train_settings(stage, planned)
             for stage, planned in zip(spec.stages, summary.stages, strict=True)
         },
         plan=scratch,

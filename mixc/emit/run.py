@@ -14,13 +14,17 @@ import numpy.typing as npt
 from mixc.emit.layout import MediaShardTask, TokenShardTask, order_media, token_shards
 from mixc.emit.step import EmitStep, MediaReceipt, Task, TokenReceipt, Work, read_receipt, write_work
 from mixc.executor import Progress, run_tasks
+from mixc.plan.divide import warmup_steps
 from mixc.plan.tables import PlanSummary, StagePlan
+from mixc.spec.quantity import parse_warmup
 from mixc.spec.schema import Spec, Stage
 from shards.layout import MEDIA_INDEX, steps_name
 from shards.manifest import (
     Geometry,
     MediaEntry,
+    SearchSettings,
     SourceShare,
+    SpikeSettings,
     StageEntry,
     TrainSettings,
     stage_digest,
@@ -83,19 +87,41 @@ def emit(
     return Emitted(stages, _media(staging, media))
 
 
-def train_settings(stage: Stage, warmup_steps: int) -> TrainSettings:
+def train_settings(stage: Stage, planned: StagePlan) -> TrainSettings:
     """The stage's training settings with nothing left open."""
-    train = stage.train
+    train, search = stage.train, stage.train.adalrs
+
+    def steps(part: str | int) -> int:
+        return warmup_steps(parse_warmup(part), planned.steps)
+
     return TrainSettings(
         lr={str(module): rate for module, rate in sorted(train.lr.items())},
         schedule=train.schedule,
-        warmup_steps=warmup_steps,
+        warmup_steps=planned.warmup_steps,
         min_lr_ratio=train.min_lr_ratio,
         weight_decay=train.weight_decay,
         betas=train.betas,
         eps=train.eps,
         clip=train.clip,
         loss=train.loss,
+        decay_steps=steps(train.decay) if train.schedule == "wsd" else 0,
+        layer_decay=train.layer_decay,
+        label_smoothing=train.label_smoothing,
+        z_loss=train.z_loss,
+        router_loss=train.router_loss,
+        drop_path=train.drop_path,
+        ema=train.ema,
+        spikes=None if train.spikes is None else SpikeSettings(sigma=train.spikes.sigma, window=train.spikes.window),
+        adalrs=None
+        if search is None
+        else SearchSettings(
+            window=search.window,
+            up=search.up,
+            down=search.down,
+            decay=search.decay,
+            start=steps(search.start),
+            end=steps(search.end),
+        ),
     )
 
 
@@ -126,7 +152,7 @@ def _stage(
             name: msgspec.convert({f: getattr(share, f) for f in SourceShare.__struct_fields__}, SourceShare)
             for name, share in sorted(planned.sources.items())
         },
-        train=train_settings(stage, planned.warmup_steps),
+        train=train_settings(stage, planned),
         digest=stage_digest([digests[i : i + 32] for i in range(0, len(digests), 32)]),
         steps_file=steps_file,
         steps_digest=steps_digest,

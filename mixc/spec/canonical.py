@@ -26,7 +26,7 @@ from mixc.spec.quantity import (
     parse_held_out,
     parse_warmup,
 )
-from mixc.spec.schema import Dedup, MixEntry, Order, Signal, Source, Spec, Stage
+from mixc.spec.schema import Dedup, MixEntry, Order, Signal, Source, Spec, Stage, Train
 
 _LATER: dict[type[msgspec.Struct], tuple[str, ...]] = {
     Spec: ("groups", "signals", "decontaminate", "held_out", "continue_from"),
@@ -34,6 +34,9 @@ _LATER: dict[type[msgspec.Struct], tuple[str, ...]] = {
     Stage: ("mix_end", "mix_schedule", "temperature", "reuse"),
     MixEntry: ("quantile", "balance"),
     Dedup: ("minhash", "image", "prefer"),
+    Train: (
+        *("decay", "layer_decay", "label_smoothing", "z_loss", "router_loss", "drop_path", "ema", "spikes", "adalrs"),
+    ),
 }
 """By struct: keys that are left out where they have their default."""
 
@@ -105,7 +108,16 @@ def _stage(stage: Stage) -> dict[str, Any]:
     }
     if order.steps != "mixed":
         form["order"]["steps"] = order.steps
+    form["train"] = _filled(stage.train)
     form["train"]["warmup"] = format_warmup(parse_warmup(stage.train.warmup))
+    if stage.train.schedule == "wsd":
+        form["train"]["decay"] = format_warmup(parse_warmup(stage.train.decay, "a decay"))
+    else:
+        form["train"].pop("decay", None)  # says nothing there
+    if stage.train.adalrs is not None:
+        form["train"]["adalrs"] |= {
+            key: format_warmup(parse_warmup(getattr(stage.train.adalrs, key), "a point")) for key in ("start", "end")
+        }
     form["train"]["betas"] = list(stage.train.betas)
     return form
 

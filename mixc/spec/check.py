@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from fractions import Fraction
 
 from mixc.errors import SpecError
@@ -24,7 +25,7 @@ from mixc.spec.expression import ExpressionError, parse_expression
 from mixc.spec.groups import MAX_DEPTH, Route, reach
 from mixc.spec.load import KeyPath, LoadedSpec
 from mixc.spec.quantity import Budget, parse_budget, parse_count, parse_held_out, parse_warmup
-from mixc.spec.schema import MixEntry, Order, Signal, Source, Stage
+from mixc.spec.schema import AdaLRS, MixEntry, Order, Signal, Source, Stage
 
 IMAGE_PLACEHOLDER = "<image>"
 """What stands for an image in a user's turn; mixc.sources.sample has the same, but imports what reads
@@ -621,15 +622,32 @@ class _Check:
                     (*at, "lr", module),
                     severity="warning",
                 )
-        try:
-            parse_warmup(train.warmup)
-        except SpecError as error:
-            self._say(error.what, (*at, "warmup"), why=error.why, mend=error.mend)
+        parts = [("a warm-up", train.warmup, ("warmup",)), ("a decay", train.decay, ("decay",))]
+        if train.adalrs is not None:
+            parts += [("a point", getattr(train.adalrs, key), ("adalrs", key)) for key in ("start", "end")]
+        for what, value, place in parts:
+            try:
+                parse_warmup(value, what)
+            except SpecError as error:
+                self._say(error.what, (*at, *place), why=error.why, mend=error.mend)
+        self._search(at, train.adalrs)
         for i, beta in enumerate(train.betas):
             if not 0 <= beta < 1:
                 self._say(f"a beta must be at least 0 and below 1, got {beta:g}", (*at, "betas", i))
         if train.eps <= 0:
             self._say(f"`eps` must be above 0, got {train.eps:g}", (*at, "eps"))
+
+    def _search(self, at: KeyPath, search: AdaLRS | None) -> None:
+        if search is None:
+            return
+        with suppress(SpecError):
+            start, end = parse_warmup(search.start), parse_warmup(search.end)
+            if type(start) is type(end) and start >= end:
+                self._say(
+                    f"the search begins at {search.start} and ends at {search.end}",
+                    (*at, "adalrs", "end"),
+                    mend="let it end later",
+                )
 
     def _tiles(self, path: KeyPath, stage: Stage, members: list[Source]) -> None:
         if self.tile is None:

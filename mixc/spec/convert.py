@@ -22,6 +22,7 @@ from mixc.spec.yaml import Mapping, Node, Scalar, Sequence, plain
 
 _HINTS = {
     "warmup": "write steps as a whole number, or a share of the stage as a percentage: `3%`",
+    "decay": "write steps as a whole number, or a share of the stage as a percentage: `10%`",
     "budget": "write the unit: `4B tokens`, `16M samples` or `1.5 epochs`",
     "window": "write a whole number, or `10k`",
 }

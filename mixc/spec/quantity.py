@@ -74,25 +74,25 @@ def parse_count(value: str | int, noun: str = "samples") -> int:
     return count
 
 
-def parse_warmup(value: str | int) -> int | Fraction:
-    """A stage's `warmup`: a number of steps (`2000`, `2k steps`) as an int, or a share of the stage (`3%`) as
-    a Fraction in [0, 1]. Raises SpecError."""
-    number, suffix, word = _split(value, "a warm-up", "`3%` or `2k steps`")
+def parse_warmup(value: str | int, what: str = "a warm-up") -> int | Fraction:
+    """A stage's `warmup`, or another part of it in steps, `what` in messages: a number (`2000`, `2k steps`) as an int, or a share
+    of the stage (`3%`) as a Fraction in [0, 1]. Raises SpecError."""
+    number, suffix, word = _split(value, what, "`3%` or `2k steps`")
     if number < 0:
-        raise SpecError(f"a warm-up must be at least 0, got `{printable(str(value))}`")
+        raise SpecError(f"{what} must be at least 0, got `{printable(str(value))}`")
     if word == "%":
         if number > 100:
-            raise SpecError(f"a warm-up of {printable(str(value))} is longer than its stage", mend="at most 100%")
+            raise SpecError(f"{what} of {printable(str(value))} is longer than its stage", mend="at most 100%")
         return number / 100
     if word not in ("", "step", "steps"):
         raise SpecError(
-            f"a warm-up counts steps, got `{printable(str(value))}`",
+            f"{what} counts steps, got `{printable(str(value))}`",
             mend="write `3%` of the stage, or `2k steps`",
         )
     amount = number * suffix
     if not word and 0 < amount < 1:
         raise SpecError(
-            f"a warm-up of {printable(str(value))} steps",
+            f"{what} of {printable(str(value))} steps",
             mend=f"write {_decimal(amount * 100)}% for a share of the stage",
         )
     return _whole(amount, value, "steps")

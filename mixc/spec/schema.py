@@ -180,6 +180,32 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     packs each."""
 
 
+class AdaLRS(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Search the learning rate while training, by the slope of the loss (arXiv:2506.13274)."""
+
+    window: Annotated[int, Meta(ge=8)] = 100
+    """Steps that a slope is measured over. A default of ours: the paper's is not public."""
+    up: Annotated[float, Meta(gt=1)] = 1.5
+    """Factor of a step up: all rates times this, while the slope improves."""
+    down: Annotated[float, Meta(gt=1)] = 1.43
+    """Divisor of a step down, after weights and optimizer were set back."""
+    decay: Annotated[float, Meta(gt=0, le=1)] = 0.99
+    """By which up and down come nearer to 1 with every trial."""
+    start: str | int = "10%"
+    """The search begins here, as steps or as a percentage of the stage, ..."""
+    end: str | int = "40%"
+    """... and ends here, where the stage's own schedule goes on from the rates found."""
+
+
+class Spikes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which steps are outliers, whose update is left out (as OLMo's skip-step optimizer)."""
+
+    sigma: Annotated[float, Meta(gt=0)] = 6.0
+    """Standard deviations above the mean of the last steps, in loss or in the gradient's norm."""
+    window: Annotated[int, Meta(ge=8)] = 128
+    """How many last steps. Before there are half as many, no step is an outlier."""
+
+
 class Train(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the runtime trains a stage. What is not a published figure is a default of ours."""
 
@@ -187,12 +213,16 @@ class Train(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Peak learning rate by module. A module without one is frozen."""
     batch: Annotated[int, Meta(ge=1)]
     """Packs a step, over all ranks."""
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"
-    """How the learning rates fall from their peaks after the warm-up."""
+    schedule: Literal["constant", "cosine", "linear", "wsd"] = "cosine"
+    """How the learning rates fall from their peaks after the warm-up. wsd: they stay, and fall in the end."""
     warmup: str | int = "3%"
     """Steps over which the learning rates rise from 0, or a percentage of the stage."""
+    decay: str | int = "10%"
+    """wsd: steps at the end over which the rates fall, in a line, or a percentage of the stage."""
     min_lr_ratio: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    """Share of the peak at which cosine and linear end."""
+    """Share of the peak at which cosine, linear and wsd end."""
+    layer_decay: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    """The vision tower's rate is multiplied by this for each layer below its last."""
     weight_decay: Annotated[float, Meta(ge=0)] = 0.01
     """AdamW's."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -203,6 +233,20 @@ class Train(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Largest norm of the gradient of a step; 0 does not clip."""
     loss: Literal["token", "sample", "square"] = "token"
     """Weight of a supervised token in a sample of n: token 1, sample 1/n, square 1/sqrt(n) (InternVL 2.5)."""
+    label_smoothing: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Part of a target's probability that is spread over the vocabulary."""
+    z_loss: Annotated[float, Meta(ge=0)] = 0.0
+    """Weight of the squared log of the softmax's denominator, which keeps logits small (PaLM's is 1e-4)."""
+    router_loss: Annotated[float, Meta(ge=0)] = 0.001
+    """Weight of the loss that keeps a mixture of experts in balance; dense models have none."""
+    drop_path: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Chance that a sample's tile skips a block of the vision tower's last layer; less in a line towards the first."""
+    ema: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    """Decay of an average of the weights over the steps, saved beside them; none without."""
+    spikes: Spikes | None = None
+    """Leave out steps whose loss or gradient is an outlier. Those that are not finite are always left out."""
+    adalrs: AdaLRS | None = None
+    """Search the learning rate in the first part of the stage."""
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

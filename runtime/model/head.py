@@ -26,10 +26,12 @@ class Output(NamedTuple):
     """What a forward gives. The caller divides `loss_sum` by the step's denominator."""
 
     loss_sum: torch.Tensor
-    """float32 scalar: the sum of weight times cross-entropy over the targets. Zero, and still part of the
+    """float32 scalar: the sum of weight times loss over the targets. Zero, and still part of the
     graph, if there are none."""
     ce_N: torch.Tensor
-    """float32 [N], without gradient: each target's cross-entropy in nats, in the batch's order."""
+    """float32 [N], without gradient: each target's cross-entropy in nats, in the batch's order, plain."""
+    router_sum: torch.Tensor | None = None
+    """Of a mixture of experts: see runtime.model.balance."""
 
 
 class SupervisedHead(nn.Linear):
@@ -40,6 +42,10 @@ class SupervisedHead(nn.Linear):
         super().__init__(weight_VD.shape[1], weight_VD.shape[0], bias=False, device="meta")
         self.weight = weight_VD
         self.rows = rows
+        self.label_smoothing = 0.0
+        """Part of a target's probability that is spread evenly over the vocabulary (Szegedy et al. 2016)."""
+        self.z_loss = 0.0
+        """Weight of log(Z)^2, Z the softmax's denominator (Chowdhery et al. 2022, PaLM)."""
 
     def forward(  # type: ignore[override]
         self,
@@ -54,11 +60,19 @@ class SupervisedHead(nn.Linear):
         # adds to all of the weight's gradient; 1,024 is a guess, not measured.
         rows = self.rows or (256 if hidden_ND.device.type == "cpu" else 1024)
         learning = torch.is_grad_enabled()
-        return Output(*_WeightedCrossEntropy.apply(hidden_ND, self.weight, labels_N, weights_N, rows, learning))
+        return Output(
+            *_WeightedCrossEntropy.apply(
+                hidden_ND, self.weight, labels_N, weights_N, rows, learning, self.label_smoothing, self.z_loss
+            )
+        )
 
 
 class _WeightedCrossEntropy(torch.autograd.Function):
-    """(sum of weight * ce, ce) of a linear head. Softmax and sums are float32 whatever the weights are."""
+    """(sum of weight * loss, ce) of a linear head. Softmax and sums are float32 whatever the weights are.
+
+    The loss of a target is (1 - s) ce + s * mean over the vocabulary of ce + z log(Z)^2, with smoothing s. Its slope by the logits is
+    softmax * (1 + 2 z log Z) - (1 - s) onehot - s / V.
+    """
 
     @staticmethod
     def forward(
@@ -69,9 +83,12 @@ class _WeightedCrossEntropy(torch.autograd.Function):
         weights_N: torch.Tensor,
         rows: int,
         learning: bool,
+        smoothing: float,
+        z: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         wants_hidden, wants_weight = (learning and wanted for wanted in ctx.needs_input_grad[:2])
         ce_N = torch.empty(len(labels_N), dtype=torch.float32, device=hidden_ND.device)
+        loss_N = torch.empty_like(ce_N) if smoothing or z else ce_N
         grad_ND = torch.empty_like(hidden_ND) if wants_hidden else None
         # Summed over chunks in float32: half precision would lose what the later chunks add.
         grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
@@ -81,10 +98,17 @@ class _WeightedCrossEntropy(torch.autograd.Function):
             logits_nV = F.linear(hidden_ND[chunk], weight_VD).float()
             lse_n1 = logits_nV.logsumexp(-1, keepdim=True)
             ce_N[chunk] = (lse_n1 - logits_nV.gather(-1, label_n1))[:, 0]
+            if smoothing or z:
+                spread_n1 = lse_n1 - logits_nV.mean(-1, keepdim=True)
+                loss_N[chunk] = (1 - smoothing) * ce_N[chunk] + (smoothing * spread_n1 + z * lse_n1**2)[:, 0]
             if not (wants_hidden or wants_weight):
                 continue
             slope_nV = logits_nV.sub_(lse_n1).exp_()  # softmax, in place of the logits
-            slope_nV.scatter_add_(-1, label_n1, slope_nV.new_full((1, 1), -1.0).expand_as(label_n1))
+            if z:
+                slope_nV.mul_(1 + 2 * z * lse_n1)
+            slope_nV.scatter_add_(-1, label_n1, slope_nV.new_full((1, 1), smoothing - 1.0).expand_as(label_n1))
+            if smoothing:
+                slope_nV.sub_(smoothing / slope_nV.shape[-1])
             slope_nV = slope_nV.mul_(weights_N[chunk, None]).to(hidden_ND.dtype)
             if grad_ND is not None:
                 grad_ND[chunk] = slope_nV @ weight_VD
@@ -93,7 +117,7 @@ class _WeightedCrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(grad_ND, grad_VD)
         ctx.dtype = weight_VD.dtype
         ctx.mark_non_differentiable(ce_N)
-        return (weights_N * ce_N).sum(), ce_N
+        return (weights_N * loss_N).sum(), ce_N
 
     @staticmethod
     @once_differentiable
@@ -102,5 +126,5 @@ class _WeightedCrossEntropy(torch.autograd.Function):
         return (
             None if grad_ND is None else (grad_ND * upstream).to(grad_ND.dtype),
             None if grad_VD is None else (grad_VD * upstream).to(ctx.dtype),
-            *(None, None, None, None),
+            *(None,) * 6,
         )

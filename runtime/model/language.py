@@ -72,6 +72,11 @@ def build_language(shape: LanguageShape) -> Language:
     return language
 
 
+def routers(language: Language) -> list[nn.Module]:
+    """Of a mixture of experts, layer by layer."""
+    return [layer.mlp.gate for layer in language.model.layers]
+
+
 def no_mask(shape: LanguageShape) -> Any:
     """What to give transformers as a mask, so that there is none and it does not look for one: it would compare positions on
     the host. The dense models take masks by kind of layer; the sparse one takes what has four axes as it is."""

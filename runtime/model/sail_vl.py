@@ -7,7 +7,8 @@ Shapes: T tokens, N targets, M tiles, P rows a tile, D width of the language mod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -15,12 +16,13 @@ from torch import nn
 
 from runtime.batch import Batch
 from runtime.images import normalise
+from runtime.model.balance import Balance
 from runtime.model.head import Output
-from runtime.model.language import build_language, no_mask, restore_rotary
+from runtime.model.language import build_language, no_mask, restore_rotary, routers
 from runtime.model.projector import Projector
 from runtime.model.vision import Vision
 from runtime.model.zoo import Architecture, architecture
-from shards.manifest import Geometry
+from shards.manifest import Geometry, TrainSettings
 
 
 class SailVL(nn.Module):
@@ -34,12 +36,37 @@ class SailVL(nn.Module):
         self.projector = Projector(shape.vision.hidden, shape.language.hidden, shape.pixel_shuffle).to(dtype)
         self.language = build_language(shape.language).to(dtype)
         restore_rotary(self.language)
+        experts = shape.language.experts
+        self.balance = Balance(routers(self.language), experts) if experts else None
+
+    def prepare(self, settings: TrainSettings) -> None:
+        """Take over what a stage's settings say of the loss and of regularisation."""
+        self.language.lm_head.label_smoothing = settings.label_smoothing
+        self.language.lm_head.z_loss = settings.z_loss
+        self.vision.drop_path.rate = settings.drop_path
+
+    def recompute(self, parts: Collection[str]) -> None:
+        """Keep of the named parts' blocks only what goes in, and compute the rest again for the gradient: less memory, the same
+        numbers. `vision` and `language` have blocks."""
+        for name, part in (("vision", self.vision.encoder), ("language", self.language.model)):
+            if name in parts:
+                part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     def forward(self, batch: Batch) -> Output:
         """The weighted loss of a micro-batch and each target's cross-entropy; see `Output`."""
         embeds_TD = self.language.get_input_embeddings()(batch.tokens_T)
         embeds_TD = self._place_images(embeds_TD, batch)
-        hidden_TD = self.language.model(
+        with self.balance.listening() if self.balance else nullcontext():
+            hidden_TD = self._run(embeds_TD, batch)
+        output = self.language.lm_head(hidden_TD.index_select(0, batch.predict_N), batch.labels_N, batch.weights_N)
+        if self.balance is None or not self.training:
+            return output
+        # one token alone is a filler: collate gives it to a process that was dealt nothing
+        return output._replace(router_sum=self.balance.loss_sum(counts=len(batch.tokens_T) > 1))
+
+    def _run(self, embeds_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The language model's hidden states, [T, D]."""
+        hidden_1TD: torch.Tensor = self.language.model(
             inputs_embeds=embeds_TD[None],
             position_ids=batch.positions_T[None],
             attention_mask=no_mask(self.shape.language),
@@ -48,9 +75,8 @@ class SailVL(nn.Module):
             cu_seq_lens_k=batch.cu_seqlens,
             max_length_q=batch.max_seqlen,
             max_length_k=batch.max_seqlen,
-        ).last_hidden_state[0]
-        hidden_ND = hidden_TD.index_select(0, batch.predict_N)
-        return self.language.lm_head(hidden_ND, batch.labels_N, batch.weights_N)
+        ).last_hidden_state
+        return hidden_1TD[0]
 
     def _place_images(self, embeds_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Overwrite the image positions with the tiles' rows.
@@ -67,6 +93,7 @@ class SailVL(nn.Module):
 
     def encode(self, tiles_M: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """uint8 tiles [M, 3, S, S] to rows of the language model's embedding, [M, P, D]."""
+        self.vision.drop_path.see(tiles_M)
         # Pixels need no gradient, so autograd keeps nothing of a frozen tower: no `no_grad` is wanted here.
         return self.projector(self.vision(normalise(tiles_M, dtype)))
 

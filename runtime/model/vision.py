@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import Aimv2VisionConfig, Aimv2VisionModel, InternVLVisionConfig, InternVLVisionModel
 
+from runtime.model.drop_path import DropPath
 from runtime.model.zoo import VisionShape
 
 
@@ -23,6 +24,8 @@ class Vision(nn.Module):
         super().__init__()
         self.grid = shape.grid
         self.encoder = _encoder(shape)
+        encoder = self.encoder.encoder
+        self.drop_path = DropPath(encoder.layer if shape.kind == "internvit" else encoder.layers)
 
     def forward(self, tiles_M3SS: torch.Tensor) -> torch.Tensor:
         features = self.encoder(pixel_values=tiles_M3SS).last_hidden_state

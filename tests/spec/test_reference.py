@@ -34,7 +34,10 @@ SURFACE = {
     "Quantile": "by at_least below",
     "Balance": "by temperature",
     "Order": "by direction window steps",
-    "Train": "lr batch schedule warmup min_lr_ratio weight_decay betas eps clip loss",
+    "Train": "lr batch schedule warmup decay min_lr_ratio layer_decay weight_decay betas eps clip loss label_smoothing"
+    " z_loss router_loss drop_path ema spikes adalrs",
+    "Spikes": "sigma window",
+    "AdaLRS": "window up down decay start end",
     "Tiles": "max thumbnail",
     "Signal": "name function version settings",
     "Dedup": "exact minhash image prefer",
