@@ -40,6 +40,8 @@ class Arguments:
     init_language: Path | None = None
     continue_from: Path | None = None
     log_every: int = 1
+    peak_tflops: float | None = None
+    tensorboard: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,6 +60,16 @@ def _at_least(least: int) -> Callable[[str], int]:
         return value
 
     return number
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -107,6 +119,13 @@ def parser() -> argparse.ArgumentParser:
         help="of a build whose spec says continue_from: start from that point of the other build's run",
     )
     add("--log-every", type=_at_least(1), default=1, metavar="N", help="steps between printed lines (1)")
+    add(
+        "--peak-tflops",
+        type=_positive,
+        metavar="X",
+        help="what a device can do in this precision, dense, for the MFU (known of common GPUs in bf16)",
+    )
+    add("--tensorboard", action="store_true", help="write event files to RUN/tensorboard as well")
     return made
 
 

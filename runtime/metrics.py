@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from runtime.errors import TrainError
+from runtime.flops import Flops
 from runtime.loader import Micro
 from runtime.processes import Place
 from shards.atomic import sync_folder
@@ -51,6 +52,16 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     data_wait: float
     """Seconds that the slowest process waited for its packs."""
     tokens_per_second: float
+    supervised_tokens_per_second: float
+    tiles_per_second: float
+    padding: float
+    """Share of the step's positions, packs times sequence length, that hold no token."""
+    flops: Flops
+    """What the step's mathematics takes, forward and backward, of all processes: runtime/flops.py."""
+    mfu: float | None
+    """Their share of what the devices could have done in `seconds`. Null where that is not known."""
+    memory: int | None
+    """Bytes that tensors took on the fullest device, at most, since the run was started. Null on a CPU."""
     skew: dict[str, float]
     """Work of the busiest process over the mean: `tokens`, `tiles`, and `pairs` of tokens that attend to each
     other."""
@@ -62,11 +73,11 @@ class Tally:
     """What a process saw of one step.
 
     As float64 for the sum over processes: loss; stop; per source its loss and weight; per process its tokens,
-    tiles, pairs and wait; per pack of the step a count, and two halves of the first 64 bits of its digest
+    tiles, pairs, wait and memory; per pack of the step a count, and two halves of the first 64 bits of its digest
     (each exact).
     """
 
-    _PER_PROCESS = 4
+    _PER_PROCESS = 5
     _PER_PACK = 3
 
     def __init__(self, *, sources: int, batch: int, place: Place, device: torch.device) -> None:
@@ -97,7 +108,10 @@ class Tally:
         """Sum over the processes. In all of them; each gets the same. `norm`, which all have, comes along to
         the host."""
         self._host[0] = float(stop)
-        self._host[1 + self._sources + self._PER_PROCESS * self._place.rank + 3] = wait
+        process = 1 + self._sources + self._PER_PROCESS * self._place.rank
+        self._host[process + 3] = wait
+        if self._device.type == "cuda":
+            self._host[process + 4] = torch.cuda.max_memory_allocated(self._device)  # the allocator's books: no wait
         summed = torch.cat([self._loss, torch.tensor(self._host, dtype=torch.float64).to(self._device)])
         torch.distributed.all_reduce(summed)
         *values, norm_ = torch.cat([summed, norm.reshape(1)]).tolist()
@@ -110,10 +124,11 @@ class Tally:
             norm=norm_,
             stop=stop_ > 0,
             by_source=list(zip(by_source, weights, strict=True)),
-            tokens=per_process[0::4],
-            tiles=per_process[1::4],
-            pairs=per_process[2::4],
-            wait=max(per_process[3::4]),
+            tokens=per_process[0::5],
+            tiles=per_process[1::5],
+            pairs=per_process[2::5],
+            wait=max(per_process[3::5]),
+            memory=int(max(per_process[4::5])) or None,
             packs=[
                 (place, f"{int(high):08x}{int(low):08x}")
                 for place, (count, high, low) in enumerate(
@@ -138,6 +153,8 @@ class Total(msgspec.Struct, frozen=True, kw_only=True):
     tiles: list[float]
     pairs: list[float]
     wait: float
+    memory: int | None
+    """Of the fullest device; None on CPUs."""
     packs: list[tuple[int, str]]
     """Place in the step and first 16 hex digits of the digest."""
 
@@ -221,6 +238,8 @@ def show(console: Console, line: Line, steps: int) -> None:
         f"{line.seconds:.2f} s",
         f"wait {line.data_wait:.2f}",
     ]
+    if line.mfu is not None:
+        parts.append(f"mfu {line.mfu:.1%}")
     if max(line.skew.values()) > 1:
         parts.append(f"skew {line.skew['pairs']:.2f}")
     if line.skipped:

@@ -22,11 +22,13 @@ import msgspec
 from blake3 import blake3
 from rich.console import Console
 
-from runtime import checkpoint, continued, initial, metrics, processes, record, weights
+from runtime import board, checkpoint, continued, initial, metrics, processes, record, weights
 from runtime.arguments import Arguments
 from runtime.engine import Engine
 from runtime.errors import ArgumentError, CheckpointError, DivergedError, StoppedError
+from runtime.flops import Work, peak_flops, step_flops
 from runtime.loader import Division, Micro, Play, play, source_names
+from runtime.model.zoo import architecture
 from runtime.processes import Place
 from runtime.schedule import learning_rates
 from shards.build import Build, StageReader
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 SKIPS = 10
 """Steps in a row without a finite gradient that end a run: it will not come back by itself."""
 
-_RESERVED = {checkpoint.FOLDER, record.NAME, metrics.NAME}
+_RESERVED = {checkpoint.FOLDER, record.NAME, metrics.NAME, board.FOLDER}
 
 
 class Run:
@@ -51,6 +53,8 @@ class Run:
         self.out: Path = arguments.out
         self.stages = [entry for entry in build.manifest.stages if entry.name in settled.stages]
         self.sources = source_names(build.manifest.stages)
+        self.shape = architecture(build.manifest.geometry.name, build.manifest.geometry)
+        self.peak = _peak(arguments, settled.precision, device)
         self.console = Console(quiet=not place.first)
         self.stop: int | None = None
         """The signal that asked this process to stop."""
@@ -224,6 +228,7 @@ class Run:
                 f"warm-up {entry.train.warmup_steps}, loss {entry.train.loss}",
             ),
             ("a model that knows nothing", f"loss ln {geometry.vocab_size} = {math.log(geometry.vocab_size):.2f}"),
+            *([("peak of a device", f"{self.peak / 1e12:g} TFLOP/s")] if self.peak else []),
             ("ready in", f"{seconds:.1f} s"),
         ]
 
@@ -241,6 +246,10 @@ class Run:
             device=self.device,
         )
         log = metrics.Log(self.out) if self.place.first else None
+        shown = None
+        if self.place.first and self.arguments.tensorboard:
+            earlier = self.stages[: self.stages.index(entry)]
+            shown = board.Board(self.out, before=sum(stage.steps for stage in earlier), step=state.step)
         try:
             while state.step < last:
                 line, stop = self._step(engine, entry, stage, division, state, micros)
@@ -253,6 +262,8 @@ class Run:
                 )
                 if log:
                     log.write(line)
+                    if shown:
+                        shown.write(line)
                     if bad or stop or line.step % self.arguments.log_every == 0 or state.step == last:
                         metrics.show(self.console, line, entry.steps)
                 if state.skipped_in_a_row >= SKIPS:
@@ -283,6 +294,8 @@ class Run:
             if log:
                 log.sync()
                 log.close()
+            if shown:
+                shown.close()
         return state
 
     def _step(
@@ -318,16 +331,23 @@ class Run:
         seconds = time.monotonic() - begun
         loss = total.loss_sum / denominator if denominator else 0.0
         skipped = state.skipped + (not math.isfinite(total.norm))
+        work = Work(
+            tokens=int(facts["tokens"]),
+            tiles=int(facts["tiles"]),
+            targets=int(facts["supervised"]),
+            pairs=int(sum(total.pairs)),
+        )
+        flops = step_flops(self.shape, entry.train.lr, work)
         line = metrics.Line(
             stage=entry.name,
             step=step,
             loss=metrics.finite(loss),
             lr=rates,
             grad_norm=metrics.finite(total.norm),
-            tokens=int(facts["tokens"]),
-            supervised_tokens=int(facts["supervised"]),
+            tokens=work.tokens,
+            supervised_tokens=work.targets,
             images=int(facts["images"]),
-            tiles=int(facts["tiles"]),
+            tiles=work.tiles,
             packs=[(step * entry.batch + place, digest) for place, digest in total.packs],
             loss_by_source={
                 name: metrics.finite(its_loss / weight)
@@ -336,7 +356,13 @@ class Run:
             },
             seconds=round(seconds, 4),
             data_wait=round(total.wait, 4),
-            tokens_per_second=round(float(facts["tokens"]) / seconds, 1),
+            tokens_per_second=round(work.tokens / seconds, 1),
+            supervised_tokens_per_second=round(work.targets / seconds, 1),
+            tiles_per_second=round(work.tiles / seconds, 2),
+            padding=round(1 - work.tokens / (entry.batch * entry.sequence_length), 4),
+            flops=flops,
+            mfu=round(flops.total / (seconds * self.peak * self.place.world), 4) if self.peak else None,
+            memory=total.memory,
             skew={
                 "tokens": round(metrics.skew(total.tokens), 4),
                 "tiles": round(metrics.skew(total.tiles), 4),
@@ -345,6 +371,17 @@ class Run:
             skipped=skipped,
         )
         return line, total.stop
+
+
+def _peak(arguments: Arguments, precision: str, device: torch.device) -> float | None:
+    """FLOP/s of one device; of the others it is taken to be the same."""
+    if arguments.peak_tflops is not None:
+        return arguments.peak_tflops * 1e12
+    if device.type != "cuda" or precision != "bf16":
+        return None
+    import torch
+
+    return peak_flops(torch.cuda.get_device_name(device))
 
 
 def _seed(root: str, stage: str, step: int, rank: int) -> int:
@@ -400,6 +437,8 @@ def _settle(arguments: Arguments, build: Build, place: Place, device: torch.devi
         precision="bf16" if device.type == "cuda" else "fp32",
     )
     _check(build, settled, place)
+    if arguments.tensorboard:
+        board.check()
     checkpoint.sweep(out)
     record.write(out, settled)
     return settled

@@ -42,6 +42,9 @@ def test_all_flags():
             "W",
             "--log-every",
             "10",
+            "--peak-tflops",
+            "61.5",
+            "--tensorboard",
         ]
     )
     assert given == Arguments(
@@ -58,6 +61,8 @@ def test_all_flags():
         keep=1,
         init=Path("W"),
         log_every=10,
+        peak_tflops=61.5,
+        tensorboard=True,
     )
 
 
@@ -82,6 +87,8 @@ def test_no_flag_is_added_without_thought():
         "--init-language",
         "--continue-from",
         "--log-every",
+        "--peak-tflops",
+        "--tensorboard",
     }
 
 
@@ -93,6 +100,9 @@ def test_no_flag_is_added_without_thought():
         (["B", "--out", "R", "--save-every", "0"], "--save-every: must be at least 1, got 0"),
         (["B", "--out", "R", "--workers", "two"], "'two' is not a whole number"),
         (["B", "--out", "R", "--stages", ","], "names no stage"),
+        (["B", "--out", "R", "--peak-tflops", "0"], "--peak-tflops: must be above 0, got 0"),
+        (["B", "--out", "R", "--peak-tflops", "nan"], "--peak-tflops: must be above 0, got nan"),
+        (["B", "--out", "R", "--peak-tflops", "fast"], "'fast' is not a number"),
         (["B", "--out", "R", "--resum"], "unrecognized arguments: --resum"),
     ],
 )

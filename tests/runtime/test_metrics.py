@@ -11,6 +11,7 @@ from rich.console import Console
 
 from runtime import metrics
 from runtime.errors import TrainError
+from runtime.flops import Flops
 from runtime.loader import Division, Play
 from runtime.metrics import Line, Log, Tally, cut, skew
 from runtime.processes import Place
@@ -34,6 +35,12 @@ def line(stage: str, step: int, **changed) -> Line:
         seconds=1.0,
         data_wait=0.0,
         tokens_per_second=100.0,
+        supervised_tokens_per_second=50.0,
+        tiles_per_second=1.0,
+        padding=0.02,
+        flops=Flops(vision=4, projector=3, language=2, head=1),
+        mfu=None,
+        memory=None,
         skew={"tokens": 1.0, "tiles": 1.0, "pairs": 1.0},
         skipped=0,
     )
@@ -111,7 +118,9 @@ def test_a_tally_gives_back_what_went_in(build):
     assert [weight for _, weight in total.by_source] == pytest.approx(
         [sum(weights) for weights in zip(*(micro.weights for micro in micros), strict=True)]
     )
-    assert total.tokens == [sum(micro.tokens for micro in micros)]
+    for work in ("tokens", "tiles", "pairs"):
+        assert getattr(total, work) == [sum(getattr(micro, work) for micro in micros)]
+    assert total.memory is None
     assert total.packs == [
         (place, f"{digest:016x}") for place, digest in enumerate(micros[0].digests + micros[1].digests)
     ]
@@ -134,6 +143,7 @@ def test_a_pack_that_was_not_trained_is_not_told(build):
         ({"loss": None, "grad_norm": None, "skipped": 2}, "loss not finite  |g| not finite, step skipped"),
         ({"skew": {"tokens": 1.0, "tiles": 2.0, "pairs": 1.25}}, "skew 1.25"),
         ({"lr": {"projector": 1e-3, "language": 1e-5}}, "lr 1.0e-05..1.0e-03"),
+        ({"mfu": 0.4126}, "wait 0.00  mfu 41.3%"),
     ],
 )
 def test_the_line_for_people(changed, shown):

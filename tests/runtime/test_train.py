@@ -7,6 +7,7 @@ import math
 import shutil
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from runtime import checkpoint, metrics
 from runtime import train as module
 from runtime.errors import ResumeError
+from runtime.flops import Work, step_flops
+from runtime.model.zoo import TINY
 from shards.build import Build
 from shards.pack import pack_digest
 from tests.runtime.launching import lines, weights
@@ -56,6 +59,19 @@ def test_what_a_run_leaves(whole, build):
         assert (row["tokens"], row["supervised_tokens"]) == (record["tokens"], record["supervised"])
         assert row["loss"] == pytest.approx(math.log(151936), abs=0.2)
         assert row["skipped"] == 0 and row["grad_norm"] > 0 and row["seconds"] > 0
+        packs = [reader.pack(number) for number in range(first, first + 4)]
+        lengths = [np.diff([*pack.segments["start"], len(pack.tokens)]) for pack in packs if len(pack.tokens)]
+        work = Work(
+            tokens=row["tokens"],
+            tiles=row["tiles"],
+            targets=row["supervised_tokens"],
+            pairs=sum(int((own**2).sum()) for own in lengths),
+        )
+        assert row["flops"] == msgspec.to_builtins(step_flops(TINY, row["lr"], work))
+        assert row["padding"] == pytest.approx(1 - row["tokens"] / (4 * 512), abs=1e-4)
+        assert row["supervised_tokens_per_second"] == pytest.approx(work.targets / row["seconds"], rel=0.01)
+        assert row["tiles_per_second"] == pytest.approx(work.tiles / row["seconds"], rel=0.01)
+        assert (row["mfu"], row["memory"]) == (None, None)  # a CPU has neither
         assert set(row["loss_by_source"]) == {"captions", "chat", "prose"}
     assert list(rows[0]["lr"]) == ["projector"]
     assert set(rows[3]["lr"]) == {"vision", "projector", "language"}
@@ -161,6 +177,13 @@ def test_the_table_says_what_is_trained_and_what_with(train, build, tmp_path):
         "align 1/3  loss 11.9",
     ):
         assert words in " ".join(said.split()).replace("  ", " ") or words in said, said
+
+
+def test_the_share_of_what_a_device_can_do(train, build, tmp_path):
+    said = train(build, "--out", tmp_path, "--stages", "align", "--max-steps", 1, "--peak-tflops", 0.5)
+    (row,) = lines(tmp_path)
+    assert row["mfu"] == pytest.approx(sum(row["flops"].values()) / row["seconds"] / 0.5e12, abs=1e-4)
+    assert f"mfu {row['mfu']:.1%}" in said and "peak of a device: 0.5 TFLOP/s" in said
 
 
 def test_a_half_written_checkpoint_is_never_taken_for_one(train, build, whole, tmp_path):
