@@ -28,7 +28,6 @@ from runtime.engine import Engine
 from runtime.errors import ArgumentError, CheckpointError, DivergedError, StoppedError
 from runtime.flops import Work, peak_flops, step_flops
 from runtime.loader import Division, Micro, Play, play, source_names
-from runtime.model.zoo import architecture
 from runtime.processes import Place
 from runtime.schedule import learning_rates
 from shards.build import Build, StageReader
@@ -53,7 +52,6 @@ class Run:
         self.out: Path = arguments.out
         self.stages = [entry for entry in build.manifest.stages if entry.name in settled.stages]
         self.sources = source_names(build.manifest.stages)
-        self.shape = architecture(build.manifest.geometry.name, build.manifest.geometry)
         self.peak = _peak(arguments, settled.precision, device)
         self.console = Console(quiet=not place.first)
         self.stop: int | None = None
@@ -337,7 +335,7 @@ class Run:
             targets=int(facts["supervised"]),
             pairs=int(sum(total.pairs)),
         )
-        flops = step_flops(self.shape, entry.train.lr, work)
+        flops = step_flops(engine.model.shape, entry.train.lr, work)
         line = metrics.Line(
             stage=entry.name,
             step=step,
