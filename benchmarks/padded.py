@@ -16,6 +16,7 @@ from transformers import AttentionInterface
 
 from runtime.batch import Batch
 from runtime.model.head import Output
+from runtime.model.language import no_mask
 from runtime.model.sail_vl import SailVL
 
 
@@ -42,7 +43,7 @@ class Padded(SailVL):
         hidden_PD = self.language.model(
             inputs_embeds=padded_PD.unflatten(0, (rows, longest)),
             position_ids=torch.arange(longest, device=embeds_TD.device)[None],
-            attention_mask={"full_attention": None},
+            attention_mask=no_mask(self.shape.language),
             use_cache=False,
         ).last_hidden_state.flatten(0, 1)
         hidden_ND = hidden_PD.index_select(0, place_T.index_select(0, batch.predict_N))

@@ -82,9 +82,11 @@ def _tile_flops(shape: VisionShape, trained: bool) -> int:
 
 def _block(shape: LanguageShape) -> int:
     """Multiply-adds with the weights of one layer that a token goes through."""
-    return (
-        shape.hidden * (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim + 3 * shape.hidden * shape.intermediate
-    )
+    attention = (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim
+    mlp = 3 * shape.intermediate
+    if shape.kind == "qwen3_moe":  # the router, and the experts that it picks
+        mlp = shape.experts + shape.experts_per_token * 3 * shape.expert_intermediate
+    return shape.hidden * (attention + mlp)
 
 
 def _product(macs: int, *, weight: bool, inputs: bool) -> int:

@@ -44,7 +44,7 @@ def test_two_processes_train_the_same_packs_to_the_same_losses(alone, together, 
     found = lines(together(zero))
     assert any(row["skew"]["tiles"] == 2 for row in found)
     for one, two in zip(lines(alone), found, strict=True):
-        assert two["packs"] == one["packs"]
+        assert two["packs"] == one["packs"] and two["flops"] == one["flops"]
         assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
         assert two["loss_by_source"] == pytest.approx(one["loss_by_source"], abs=1e-5)
 
@@ -78,7 +78,7 @@ def test_asked_to_stop_it_saves_and_goes_on_in_another_number_of_processes(build
     assert "which is saved" in printed and "--resume" in printed and "Traceback" not in printed
     train(build, "--out", tmp_path, "--resume", "--workers", 0)
     for one, two in zip(lines(alone), lines(tmp_path), strict=True):
-        assert two["packs"] == one["packs"]
+        assert two["packs"] == one["packs"] and two["flops"] == one["flops"]
         assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
 
 
