@@ -31,6 +31,7 @@ class Arguments:
     resume: bool = False
     zero: int | None = None
     precision: str | None = None
+    offload: bool | None = None
     micro_batch: int | None = None
     workers: int = 2
     save_every: int = 500
@@ -95,6 +96,11 @@ def parser() -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="go on with the run in RUN from its last checkpoint")
     add("--zero", type=int, choices=(0, 1, 2, 3), help="ZeRO stage: what is divided over the processes (1)")
     add("--precision", choices=("fp32", "bf16"), help="of weights and arithmetic (bf16 on a GPU, fp32 on a CPU)")
+    add(
+        "--offload",
+        action=argparse.BooleanOptionalAction,
+        help="keep the optimizer's state on the CPU, above ZeRO 0: slower, for a GPU's memory (--no-offload)",
+    )
     add("--micro-batch", type=_at_least(1), metavar="M", help="packs a process takes at a time (1)")
     add("--workers", type=_at_least(0), default=2, metavar="N", help="loader processes beside each process (2)")
     add("--save-every", type=_at_least(1), default=500, metavar="N", help="steps between checkpoints (500)")

@@ -1,19 +1,20 @@
-"""Checkpoints of a run: where it is, in our JSON, beside DeepSpeed's weights and optimizer state.
+"""Checkpoints of a run: where it is, in our JSON, beside what each process holds of weights and optimizer state.
 
     RUN/checkpoints/latest              name of the newest whole checkpoint
     RUN/checkpoints/<stage>-<step>/
         state.json                      where the run is; size and blake3 of every file below
-        deepspeed/                      DeepSpeed's files, written and read by DeepSpeed
+        parts/<rank>.safetensors        one of each process that wrote it: see parts.py
 
 A checkpoint is written under another name, synced, and renamed; `latest` is replaced after that, and older
 checkpoints go last. So a run killed at any instant finds either the checkpoint or the one before, never half
-of one. Before DeepSpeed reads a file its digest is checked. Files travel through a file system that all
-processes see.
+of one. Before a file is read its digest is checked. Files travel through a file system that all processes see.
+
+Any number of processes can go on from a checkpoint: what was divided over those that wrote it is dealt anew as it
+is read, and nothing is written for that.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -29,7 +30,8 @@ from shards.errors import ShardError
 FOLDER = "checkpoints"
 LATEST = "latest"
 STATE = "state.json"
-FORMAT = 1
+PARTS = "parts"
+FORMAT = 2
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,6 +63,10 @@ class _Envelope(msgspec.Struct, forbid_unknown_fields=True):
     state: msgspec.Raw
 
 
+class _Format(msgspec.Struct):
+    format: int
+
+
 def name(state: State) -> str:
     return f"{state.stage}-{state.step:08d}"
 
@@ -75,13 +81,11 @@ def save(engine: Engine, out: Path, state: State, *, keep: int, stages: list[str
     partial, final = folder / f".{name(state)}.partial", folder / name(state)
     if place.first:
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        (partial / PARTS).mkdir(parents=True)
     barrier()
-    engine.save(partial)
-    barrier()
-    files = _files(partial)
-    mine = {file: _settle(partial / file) for file in files[place.rank :: place.world]}
-    entries = {file: entry for part in gather(mine) for file, entry in part.items()}
+    file, size, its_digest = engine.save(partial / PARTS, place)
+    mine = (file.relative_to(partial).as_posix(), FileEntry(bytes=size, digest=its_digest))
+    entries = dict(gather(mine))
     if place.first:
         body = canonical_json(msgspec.structs.replace(state, files=entries))
         with atomic_write(partial / STATE) as file:
@@ -96,18 +100,6 @@ def save(engine: Engine, out: Path, state: State, *, keep: int, stages: list[str
                 shutil.rmtree(old)
     barrier()
     return final
-
-
-def _files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def _settle(path: Path) -> FileEntry:
-    """Make a file durable; its size and digest."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    sync_folder(path.parent)
-    return FileEntry(bytes=path.stat().st_size, digest=digest_file(path))
 
 
 def _furthest_first(folder: Path, stages: list[str]) -> list[Path]:
@@ -137,12 +129,19 @@ def read(path: Path, *, mend: str = "") -> State:
         envelope = msgspec.json.decode(where.read_bytes(), type=_Envelope)
         if digest(bytes(envelope.state)) != envelope.checksum:
             raise CheckpointError("its checksum does not hold", where=str(where), mend=mend)
+        found = msgspec.json.decode(envelope.state, type=_Format).format
+        if found != FORMAT:
+            raise CheckpointError(
+                f"the checkpoint has format {found}, and this version reads and writes {FORMAT}",
+                where=str(where),
+                mend=f"go on with the version of mixc that wrote it, or move {where.parent.parent} away: the stage begins again",
+            )
         return msgspec.json.decode(envelope.state, type=State)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CheckpointError("no whole checkpoint", where=str(where), why=str(error), mend=mend) from None
 
 
-def fits(path: Path, state: State, *, root: str, world: int, zero: int, precision: str) -> None:
+def fits(path: Path, state: State, *, root: str, zero: int, precision: str) -> None:
     """Raises ResumeError when a run like this cannot go on from the checkpoint."""
     if state.root != root:
         raise ResumeError(
@@ -151,13 +150,6 @@ def fits(path: Path, state: State, *, root: str, world: int, zero: int, precisio
     for what, held, given in (("--zero", state.zero, zero), ("--precision", state.precision, precision)):
         if held != given:
             raise ResumeError(f"the checkpoint was written with {what} {held}, not {given}", where=str(path))
-    if state.world != world and zero > 0:
-        raise ResumeError(
-            f"the checkpoint was written by {state.world} process(es), and there are {world} now",
-            where=str(path),
-            why=f"at ZeRO {zero} each process holds a part of the optimizer's state, and DeepSpeed cannot deal it anew",
-            mend=f"resume with {state.world} process(es); a run at --zero 0 can change their number",
-        )
 
 
 def load(engine: Engine, path: Path, state: State, place: Place) -> None:
@@ -171,7 +163,7 @@ def load(engine: Engine, path: Path, state: State, place: Place) -> None:
             where=str(path),
             mend=f"write the name of an older checkpoint into {path.with_name(LATEST)}",
         )
-    engine.load(path)
+    engine.load([path / each for each in names], place)
 
 
 def _faults(path: Path, state: State, names: list[str]) -> list[str]:

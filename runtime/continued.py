@@ -22,7 +22,7 @@ class Start:
     """Of those."""
 
 
-def find(run: Path, manifest: Manifest, settled: record.Record, *, world: int) -> Start:
+def find(run: Path, manifest: Manifest, settled: record.Record) -> Start:
     """The start of the build's first stage in the run that it continues. Raises TrainError when `run` is another run, has
     no checkpoint of that step, or when its optimizer would not fit."""
     point = manifest.continues
@@ -62,5 +62,5 @@ def find(run: Path, manifest: Manifest, settled: record.Record, *, world: int) -
             mend="the first stage of a build that continues another must be trained first, and train the same modules",
         )
     state = checkpoint.read(path)
-    checkpoint.fits(path, state, root=point.root, world=world, zero=settled.zero, precision=settled.precision)
+    checkpoint.fits(path, state, root=point.root, zero=settled.zero, precision=settled.precision)
     return Start((path, state), before, other.parts["seed"])

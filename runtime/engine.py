@@ -10,41 +10,38 @@ What holds at ZeRO 0 to 3, in fp32 and bf16:
 * A step whose gradient is not finite changes nothing, and is reported.
 * Learning rates and decay are given anew at every step.
 
-DeepSpeed has three gaps there, closed in this file alone: at ZeRO 0 in fp32 it takes a step of any gradient
-and keeps no norm; at ZeRO 0 in bf16 it adds up in bf16; and its files of weights and state are unpickled
-without a filter.
+DeepSpeed has gaps there, closed in this file alone: at ZeRO 0 in fp32 it takes a step of any gradient and keeps
+no norm; at ZeRO 0 in bf16 it adds up in bf16, and begins Adam's count of steps at 1. Its checkpoints, which only
+as many processes can read as wrote them, are not used: see parts.py.
 """
 
 from __future__ import annotations
 
 import math
-import pickle
 from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
-from deepspeed.runtime.fp16.loss_scaler import LossScaler
-from deepspeed.runtime.zero.config import ZeroStageEnum
-from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
-from deepspeed.utils.tensor_fragment import fragment_address
+from deepspeed.utils import set_z3_leaf_modules
 from torch import nn
 
+from runtime import parts
 from runtime.batch import Batch
-from runtime.errors import CheckpointError
+from runtime.held import held, spread
 from runtime.loader import Division
 from runtime.model.head import Output
 from runtime.optimizer import adamw, freeze, group, set_rates
+from runtime.processes import Place
 from shards.manifest import TrainSettings
 
-TAG = "deepspeed"
-"""Folder of DeepSpeed's files in a checkpoint."""
 
-
-def config(settings: TrainSettings, division: Division, *, zero: int, precision: str) -> dict[str, Any]:
+def config(
+    settings: TrainSettings, division: Division, *, zero: int, precision: str, offload: str | None = None
+) -> dict[str, Any]:
     """DeepSpeed's configuration, whole: what is not here keeps its default, and none of it is the user's to
-    write."""
+    write. `offload`: where the optimizer's state is, if not beside the weights; "cpu"."""
+    offloaded = {"offload_optimizer": {"device": offload}} if offload else {}
     return {
         "train_batch_size": division.batch,
         "train_micro_batch_size_per_gpu": division.micro_batch,
@@ -54,8 +51,9 @@ def config(settings: TrainSettings, division: Division, *, zero: int, precision:
         "bf16": {"enabled": precision == "bf16"},
         "data_types": {} if zero == 0 else {"grad_accum_dtype": "fp32"},  # ZeRO 0 refuses it: see Engine._fold
         "communication_data_type": "fp32",
-        "zero_optimization": {"stage": zero},
+        "zero_optimization": {"stage": zero} | offloaded,
         "zero_allow_untested_optimizer": True,  # torch's AdamW
+        "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's would be compiled on first use, for minutes
         "steps_per_print": 2**31,
     }
 
@@ -65,6 +63,11 @@ class Engine:
 
     Takes the model over: its modules without a learning rate are frozen, and it is moved to the device and,
     at ZeRO 3, divided over the processes. Raises TrainError when nothing is left to train.
+
+    `offload`: keep the optimizer's state, and update it, on the CPU; above ZeRO 0.
+
+    A model whose modules call their children in an order that hangs on the data, such as experts, names the
+    classes of those modules in `leaf_modules`: at ZeRO 3 such a module is gathered whole.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Engine:
         zero: int,
         precision: str,
         device: torch.device,
+        offload: bool = False,
     ) -> None:
         freeze(model, settings)
         self.settings, self.division, self.zero, self.precision = settings, division, zero, precision
@@ -83,15 +87,20 @@ class Engine:
         if precision == "bf16":
             model.to(torch.bfloat16)
         model.train()
+        self.model = model
+        self._sizes = {name: p.numel() for name, p in self._named().items()}  # here: ZeRO 3 empties them
+        leaves: tuple[type, ...] = getattr(model, "leaf_modules", ())
+        if zero == 3 and leaves:
+            set_z3_leaf_modules(model, list(leaves))
         self._linear = torch.nn.functional.linear
+        self._adamw = adamw(model, self.groups, settings)
         self._deepspeed, _, _, _ = deepspeed.initialize(
             model=model,
-            optimizer=adamw(model, self.groups, settings),
-            config=config(settings, division, zero=zero, precision=precision),
+            optimizer=self._adamw,
+            config=config(settings, division, zero=zero, precision=precision, offload="cpu" if offload else None),
             dist_init_required=False,
         )
-        self._deepspeed.checkpoint_engine = _FilteredCheckpointEngine()
-        self.model = model
+        self._adamw.state.clear()  # at ZeRO 0 in bf16 DeepSpeed has made a step, of gradients of 0
         self.device = device
         self._trained = [p for p in model.parameters() if p.requires_grad]
         self._micro = 0
@@ -168,58 +177,51 @@ class Engine:
             self._sums[place] = None
         self._deepspeed.allreduce_gradients()
 
-    def save(self, folder: Path) -> None:
-        """Write weights and optimizer state under `folder`/TAG. In all processes."""
-        self._deepspeed.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+    def save(self, folder: Path, place: Place) -> tuple[Path, int, str]:
+        """Write this process's parts of the weights and the optimizer's state into `folder`, durably. The file,
+        its size and blake3."""
+        path = folder / f"{place.rank:05d}.safetensors"
+        named = self._named()
+        mine = list(held(self._deepspeed.optimizer, named, place, zero=self.zero))
+        if self.zero == 0:
+            mine = mine[place.rank :: place.world]  # all have all
+        return path, *parts.write(path, mine, self._adamw.state, self._buffers() if place.first else {})
 
-    def load(self, folder: Path) -> None:
-        """Take weights and optimizer state from `folder`/TAG. In all processes, of the number that wrote it
-        above ZeRO 0.
-
-        Frozen weights are written back as they were before: they are those that the stage began with, and
-        what a checkpoint makes of them is not trusted.
-        """
-        frozen = [p for p in self.model.parameters() if not p.requires_grad]
-        self._divide(frozen)
-        kept = [_local(p).detach().clone() for p in frozen]
-        found, _ = self._deepspeed.load_checkpoint(str(folder), tag=TAG, load_lr_scheduler_states=False)
-        if found is None:
-            raise CheckpointError("DeepSpeed finds no checkpoint here", where=str(folder))
-        self._divide(frozen)
+    def load(self, files: list[Path], place: Place) -> None:
+        """Take weights and the optimizer's state from the files of a checkpoint, however many processes wrote
+        them. In all processes. Frozen weights are left as they are: those that the stage began with. Raises
+        CheckpointError, before anything has changed, if the files are not all of this model."""
+        saved = parts.Saved(files)
+        buffers = self._buffers()
+        saved.check(self._sizes, buffers, files[0].parent)
+        named = self._named()
+        mine = list(held(self._deepspeed.optimizer, named, place, zero=self.zero))
         with torch.no_grad():
-            for parameter, value in zip(frozen, kept, strict=True):
-                _local(parameter).copy_(value)
+            for part in mine:
+                saved.fill(part.of(part.flat), "weight", part)
+                if not (updates := saved.updates(part.name)):
+                    continue
+                state = self._adamw.state[part.flat]
+                if not state:
+                    state["step"] = torch.zeros((), device=part.flat.device)
+                    state |= {moment: torch.zeros_like(part.flat) for moment in parts.MOMENTS}
+                state["step"].fill_(updates)
+                for moment in parts.MOMENTS:
+                    saved.fill(part.of(state[moment]), moment, part)
+            for name, buffer in buffers.items():
+                buffer.copy_(saved.buffers[name])
+            spread(self._deepspeed.optimizer, named, mine, zero=self.zero)
 
-    def _divide(self, parameters: list[nn.Parameter]) -> None:
-        """At ZeRO 3, let go of copies that were gathered whole: each process's shard is what counts."""
-        for parameter in parameters:
-            if self.zero == 3 and parameter.ds_status == ZeroParamStatus.AVAILABLE:  # type: ignore[attr-defined]
-                parameter.partition()  # type: ignore[attr-defined]
+    def _named(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _buffers(self) -> dict[str, torch.Tensor]:
+        """The model's persistent buffers."""
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        return {name: tensor for name, tensor in self.model.state_dict().items() if name not in parameters}
 
     def close(self) -> None:
         """Let go of DeepSpeed's hooks and buffers, and undo what ZeRO 3 does to torch for good: a linear of
         its own, with other roundings, in place of torch's."""
         self._deepspeed.destroy()
         torch.nn.functional.linear = self._linear
-
-
-def _local(parameter: nn.Parameter) -> torch.Tensor:
-    """This process's part of a parameter: all of it, or its shard at ZeRO 3."""
-    return parameter.ds_tensor if hasattr(parameter, "ds_tensor") else parameter.data
-
-
-class _FilteredCheckpointEngine(TorchCheckpointEngine):
-    """DeepSpeed's reader and writer of files, but a file that is read can only give tensors and plain data:
-    unpickling runs no code of the file's."""
-
-    _ALLOWED = (LossScaler, ZeroStageEnum, fragment_address)
-    """DeepSpeed's own records among its files' tensors (0.19)."""
-
-    def load(self, path: str, map_location: Any = None) -> Any:
-        try:
-            with torch.serialization.safe_globals(list(self._ALLOWED)):
-                return torch.load(path, map_location=map_location, weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise CheckpointError(
-                "more than tensors and plain data in the file", where=path, why=str(error).splitlines()[0]
-            ) from None

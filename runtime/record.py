@@ -47,6 +47,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     init_language: str | None = None
     continues: str | None = None
     """Folder of the run that this one goes on from."""
+    offload: bool = False
+    """Whether the optimizer's state is on the CPU. A matter of memory, which a resumed run can change."""
 
     @property
     def initial(self) -> Initial:
@@ -147,6 +149,7 @@ def _new(arguments: Arguments, manifest: Manifest, *, world: int, threads: int, 
         init_vision=_absolute(arguments.init_vision),
         init_language=_absolute(arguments.init_language),
         continues=_absolute(arguments.continue_from),
+        offload=bool(arguments.offload),
     )
 
 
@@ -195,7 +198,12 @@ def _continued(found: Record, arguments: Arguments, manifest: Manifest, path: Pa
             why=f"--stages {','.join(stages)}",
             mend="leave --stages out, or begin a run in another folder with --init",
         )
-    return msgspec.structs.replace(found, stages=together, micro_batch=arguments.micro_batch or found.micro_batch)
+    return msgspec.structs.replace(
+        found,
+        stages=together,
+        micro_batch=arguments.micro_batch or found.micro_batch,
+        offload=found.offload if arguments.offload is None else arguments.offload,
+    )
 
 
 @contextmanager

@@ -122,7 +122,6 @@ class Run:
             path,
             state,
             root=self.settled.root,
-            world=self.place.world,
             zero=self.settled.zero,
             precision=self.settled.precision,
         )
@@ -144,7 +143,7 @@ class Run:
         seed, origin = manifest.seed, initial.Initial(whole=previous) if previous else settled.initial
         begin = None
         if previous is None and settled.continues is not None:
-            begin = continued.find(Path(settled.continues), manifest, settled, world=self.place.world)
+            begin = continued.find(Path(settled.continues), manifest, settled)
             seed, origin = begin.seed, initial.Initial(whole=begin.origin)
         model = build_model(
             manifest.geometry.name, manifest.geometry, seed, dtype, lambda shape: initial.adopted(shape, origin)
@@ -152,7 +151,13 @@ class Run:
         loaded = initial.load(model, origin) or f"random, seed {seed}"
         parts = describe(model)
         engine = Engine(
-            model, entry.train, division, zero=settled.zero, precision=settled.precision, device=self.device
+            model,
+            entry.train,
+            division,
+            zero=settled.zero,
+            precision=settled.precision,
+            device=self.device,
+            offload=settled.offload,
         )
         state = checkpoint.State(
             format=checkpoint.FORMAT,
@@ -216,7 +221,8 @@ class Run:
             ("attention", attention),
             (
                 "processes",
-                f"{division.world} on {self.device.type}, ZeRO {settled.zero}, {settled.micro_batch} pack(s) x "
+                f"{division.world} on {self.device.type}, ZeRO {settled.zero}"
+                f"{', optimizer on the CPU' if settled.offload else ''}, {settled.micro_batch} pack(s) x "
                 f"{division.micro_steps} micro-step(s) each; {settled.threads} thread(s)",
             ),
             ("build", f"{self.build.path.name}, root {settled.root[:16]}"),
@@ -399,6 +405,8 @@ def _check(build: Build, settled: record.Record, place: Place) -> None:
         except ArgumentError as error:
             error.where = f"stage {entry.name!r}"
             raise
+    if settled.offload and settled.zero == 0:
+        raise ArgumentError("--offload needs --zero 1, 2 or 3")
     if settled.continues is not None:
         if settled.initial != initial.Initial():
             raise ArgumentError("a run begins with --init or with --continue-from, not with both")

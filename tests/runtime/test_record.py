@@ -43,6 +43,14 @@ def test_a_resumed_run_takes_what_it_began_with(settle, tmp_path):
     assert settle(begun=True, resume=True, micro_batch=4).micro_batch == 4
 
 
+def test_where_the_optimizer_is_can_change(settle, tmp_path):
+    assert not settle().offload
+    begun = settle(offload=True)
+    record.write(tmp_path, begun)
+    assert settle(begun=True, resume=True).offload
+    assert not settle(begun=True, resume=True, offload=False).offload
+
+
 @pytest.mark.parametrize(
     ("flags", "what"),
     [

@@ -18,6 +18,7 @@ from runtime.errors import ResumeError
 from runtime.flops import Work, step_flops
 from runtime.model.zoo import TINY
 from shards.build import Build
+from shards.digest import canonical_json, digest
 from shards.pack import pack_digest
 from tests.runtime.launching import lines, weights
 from tests.runtime.small import ALIGN, SETTINGS, steps_of, write_build
@@ -201,7 +202,7 @@ def test_a_half_written_checkpoint_is_never_taken_for_one(train, build, whole, t
 def test_a_damaged_checkpoint_is_refused_by_name(train, build, tmp_path):
     train(build, "--out", tmp_path, "--zero", 0, "--max-steps", 1)
     folder = tmp_path / "checkpoints" / "align-00000001"
-    (file,) = (folder / "deepspeed").glob("*.pt")
+    (file,) = (folder / "parts").iterdir()
     good = file.read_bytes()
     file.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     said = train(build, "--out", tmp_path, "--resume", status=2)
@@ -220,6 +221,8 @@ def test_mistakes_are_said_before_training(train, build, whole, tmp_path):
     assert "stage 'align'" in said and "--micro-batch can be 1, 2 or 4" in said
     said = train(build, "--out", tmp_path / "a", "--init", tmp_path, status=2)
     assert "neither model.safetensors nor" in said
+    said = train(build, "--out", tmp_path / "a", "--offload", "--zero", 0, status=2)
+    assert "--offload needs --zero 1, 2 or 3" in said
     said = train(build, "--out", tmp_path / "a", "--stages", "nosuch", status=2)
     assert "no stage 'nosuch'" in said
     assert not (tmp_path / "a" / "run.json").exists()
@@ -232,18 +235,39 @@ def test_mistakes_are_said_before_training(train, build, whole, tmp_path):
     assert "nothing to train" in train(nothing, "--out", tmp_path / "b", status=2)
 
 
-def test_a_checkpoint_of_more_processes_is_refused_above_zero_0(train, build, tmp_path):
-    """ZeRO 0 goes on: see test_processes.py."""
+def test_a_checkpoint_of_another_kind_is_refused(train, build, tmp_path):
     train(build, "--out", tmp_path, "--zero", 2, "--max-steps", 1)
     path, state = checkpoint.latest(tmp_path)
-    for zero, precision, world, what in (
-        (2, "fp32", 2, "written by 1 process(es), and there are 2 now"),
-        (1, "fp32", 1, "written with --zero 2, not 1"),
-        (2, "bf16", 1, "written with --precision fp32, not bf16"),
+    for zero, precision, what in (
+        (1, "fp32", "written with --zero 2, not 1"),
+        (2, "bf16", "written with --precision fp32, not bf16"),
     ):
         with pytest.raises(ResumeError) as caught:
-            checkpoint.fits(path, state, root=state.root, world=world, zero=zero, precision=precision)
+            checkpoint.fits(path, state, root=state.root, zero=zero, precision=precision)
         assert what in str(caught.value)
+
+
+def test_a_checkpoint_of_an_older_version_is_refused_by_its_format(train, build, tmp_path):
+    train(build, "--out", tmp_path, "--zero", 1, "--max-steps", 1)
+    where = tmp_path / "checkpoints" / "align-00000001" / checkpoint.STATE
+    older = msgspec.json.decode(where.read_bytes())["state"] | {"format": 1}
+    body = canonical_json(older)
+    where.write_bytes(canonical_json({"checksum": digest(body), "state": msgspec.Raw(body)}))
+    said = train(build, "--out", tmp_path, "--resume", status=2)
+    assert "has format 1, and this version reads and writes 2" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_the_optimizer_on_the_cpu_gives_the_same_run(train, build, whole, tmp_path, zero):
+    """Here it is on the CPU anyway, but by other code of DeepSpeed's. Taken back from there in the middle."""
+    said = train(build, "--out", tmp_path, "--zero", zero, "--offload", "--max-steps", 5)
+    assert "optimizer on the CPU" in said
+    assert msgspec.json.decode((tmp_path / "run.json").read_bytes())["offload"] is True
+    assert "optimizer on the CPU" not in train(build, "--out", tmp_path, "--resume", "--no-offload")
+    for expected, found in zip(lines(whole), lines(tmp_path), strict=True):
+        assert found["packs"] == expected["packs"]
+        assert found["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+        assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
 
 
 def test_weights_that_are_not_finite_end_the_run_and_are_not_saved(train, build, whole, tmp_path, monkeypatch):
