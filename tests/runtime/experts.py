@@ -15,7 +15,7 @@ from torch import nn
 from runtime import processes
 from tests.runtime.small import SETTINGS
 
-WIDTH, EXPERTS, STEPS = 64, 4, 4
+WIDTH, EXPERTS, STEPS = 256, 4, 4  # matrices over 100,000 elements: ZeRO 3 keeps smaller ones whole
 
 
 class Experts(nn.Module):

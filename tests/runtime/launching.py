@@ -16,12 +16,15 @@ TIMEOUT = 120
 """Seconds. A run takes about 15; processes that wait for each other would take for ever."""
 
 
-def start(*arguments: object, processes: int = 1, torchrun: bool = False) -> subprocess.Popen[str]:
-    """Start training in its own process group: in one process, or in several, under our launcher or torch's."""
-    program = ["-m", "runtime"] if processes == 1 else ["-m", "runtime.launch", str(processes)]
+def start(
+    *arguments: object, processes: int = 1, torchrun: bool = False, module: str = "runtime"
+) -> subprocess.Popen[str]:
+    """Start training in its own process group: in one process, or in several, under our launcher or torch's.
+    Torch's can start another module."""
+    program = ["-m", module] if processes == 1 else ["-m", "runtime.launch", str(processes)]
     if torchrun:
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        program = [*launcher, "-m", "runtime"]
+        program = [*launcher, "-m", module]
     kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "MIXC_STORE")}
     return subprocess.Popen(
         [sys.executable, *program, *map(str, arguments)],
@@ -35,9 +38,11 @@ def start(*arguments: object, processes: int = 1, torchrun: bool = False) -> sub
     )
 
 
-def train(*arguments: object, processes: int = 1, torchrun: bool = False, status: int = 0) -> str:
+def train(
+    *arguments: object, processes: int = 1, torchrun: bool = False, module: str = "runtime", status: int = 0
+) -> str:
     """Train to the end, which must be `status`. Returns what was printed."""
-    process = start(*arguments, processes=processes, torchrun=torchrun)
+    process = start(*arguments, processes=processes, torchrun=torchrun, module=module)
     try:
         printed, _ = process.communicate(timeout=TIMEOUT)
     finally:

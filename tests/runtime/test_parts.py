@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def cut(world: int, how: int) -> list[dict[str, tuple[int, int]]]:
     made: list[dict[str, tuple[int, int]]] = [{} for _ in range(world)]
     for name, size in SIZES.items():
         ends = [0, *sorted(choose.randint(0, size) for _ in range(world - 1)), size]
-        for rank, (start, end) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
+        for rank, (start, end) in enumerate(pairwise(ends)):
             if start < end:
                 made[rank][name] = (start, end)
     return made
