@@ -83,8 +83,8 @@ def save(engine: Engine, out: Path, state: State, *, keep: int, stages: list[str
         shutil.rmtree(partial, ignore_errors=True)
         (partial / PARTS).mkdir(parents=True)
     barrier()
-    file, size, its_digest = engine.save(partial / PARTS, place)
-    mine = (file.relative_to(partial).as_posix(), FileEntry(bytes=size, digest=its_digest))
+    path, size, its_digest = engine.save(partial / PARTS, place)
+    mine = (path.relative_to(partial).as_posix(), FileEntry(bytes=size, digest=its_digest))
     entries = dict(gather(mine))
     if place.first:
         body = canonical_json(msgspec.structs.replace(state, files=entries))

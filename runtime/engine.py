@@ -82,7 +82,8 @@ class Engine:
         offload: bool = False,
     ) -> None:
         freeze(model, settings)
-        self.settings, self.division, self.zero, self.precision = settings, division, zero, precision
+        self.settings, self.division = settings, division
+        self.zero, self.precision, self.offload = zero, precision, offload
         self.groups = group(model, settings)
         if precision == "bf16":
             model.to(torch.bfloat16)
@@ -116,6 +117,10 @@ class Engine:
     def _clips(self) -> bool:
         return self.zero == 0 and self.precision == "fp32"
 
+    @property
+    def _forgets(self) -> bool:
+        return self.offload and self.zero < 3
+
     def forward(self, batch: Batch) -> Output:
         output: Output = self._deepspeed(batch)
         return output
@@ -144,6 +149,8 @@ class Engine:
         self._deepspeed.step()
         if not self._deepspeed.was_step_applied():
             norm = math.inf
+            if self._forgets:
+                self._deepspeed.optimizer.averaged_gradients.update(dict.fromkeys(range(len(self.groups))))
         elif norm is None:
             norm = self._deepspeed.get_global_grad_norm()  # a float or a tensor, by ZeRO stage
         return torch.as_tensor(norm, dtype=torch.float64, device=self.device)
