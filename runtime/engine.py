@@ -11,8 +11,10 @@ What holds at ZeRO 0 to 3, in fp32 and bf16:
 * Learning rates and decay are given anew at every step.
 
 DeepSpeed has gaps there, closed in this file alone: at ZeRO 0 in fp32 it takes a step of any gradient and keeps
-no norm; at ZeRO 0 in bf16 it adds up in bf16, and begins Adam's count of steps at 1. Its checkpoints, which only
-as many processes can read as wrote them, are not used: see parts.py.
+no norm; at ZeRO 0 in bf16 it adds up in bf16, and begins Adam's count of steps at 1; at ZeRO 3, and with the
+optimizer on the CPU, it takes the gradient of an earlier step for that of a parameter that a step does not use,
+and one of a micro-step that is not the last for none. Its checkpoints, which only as many processes can read as
+wrote them, are not used: see parts.py.
 """
 
 from __future__ import annotations
@@ -117,10 +119,6 @@ class Engine:
     def _clips(self) -> bool:
         return self.zero == 0 and self.precision == "fp32"
 
-    @property
-    def _forgets(self) -> bool:
-        return self.offload and self.zero < 3
-
     def forward(self, batch: Batch) -> Output:
         output: Output = self._deepspeed(batch)
         return output
@@ -145,14 +143,16 @@ class Engine:
         set_rates(self._deepspeed.optimizer, self.groups, rates, self.settings)
         if self._folds:
             self._unfold()
+        if self.offload and self.zero > 1 and self.division.micro_steps > 1:
+            # else what only earlier micro-steps have used is left out
+            self._deepspeed.optimizer.finalize_gradient_accumulation_boundary()
         norm: torch.Tensor | float | None = self._clip() if self._clips else None
         self._deepspeed.step()
         if not self._deepspeed.was_step_applied():
             norm = math.inf
-            if self._forgets:
-                self._deepspeed.optimizer.averaged_gradients.update(dict.fromkeys(range(len(self.groups))))
         elif norm is None:
             norm = self._deepspeed.get_global_grad_norm()  # a float or a tensor, by ZeRO stage
+        self._forget()
         return torch.as_tensor(norm, dtype=torch.float64, device=self.device)
 
     def _clip(self) -> torch.Tensor:
@@ -163,6 +163,23 @@ class Engine:
         elif self.settings.clip > 0:
             torch.nn.utils.clip_grads_with_norm_(self._trained, self.settings.clip, norm)
         return norm
+
+    def _forget(self) -> None:
+        """Let go of the step's gradients where DeepSpeed keeps them: it would take them again for those of a
+        parameter that the next step does not use, and would not get rid of one that is not finite."""
+        optimizer = self._deepspeed.optimizer
+        if self.zero == 3:
+            optimizer.grad_partitions_flat_buffer.zero_()
+        if self.offload:
+            flats = (
+                optimizer.fp32_partitioned_groups_flat if self.zero == 3 else optimizer.single_partition_of_fp32_groups
+            )
+            for flat in flats:
+                flat.grad.zero_()
+        if self.offload and self.zero < 3:
+            for summed in optimizer.accumulated_grads_in_cpu.values():
+                summed.zero_()
+            optimizer.averaged_gradients.update(dict.fromkeys(range(len(self.groups))))
 
     def _fold(self) -> None:
         """Move a micro-step's gradients into fp32 sums."""

@@ -112,6 +112,57 @@ def test_a_gradient_that_is_not_finite_changes_nothing(make, build, zero, precis
     assert any(not torch.equal(moved[name], after[name]) for name in after)
 
 
+class Two(torch.nn.Module):
+    """Two layers, of which a micro-step uses one or both."""
+
+    USES = (("both", "both"), ("one", "one"), ("both", "one"), ("one", "both"), ("both", "both"))
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.projector = torch.nn.Linear(8, 8)
+        self.language = torch.nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor, which: str) -> torch.Tensor:
+        x = x.to(self.language.weight.dtype)
+        return (self.language(x) + self.projector(x) if which == "both" else self.language(x)).square().sum()
+
+
+def two(step: int, micro: int) -> tuple[torch.Tensor, str]:
+    return torch.randn(4, 8, generator=torch.Generator().manual_seed(10 * step + micro)), Two.USES[step][micro]
+
+
+@pytest.mark.parametrize(("zero", "precision", "offload"), ALL_MODES)
+def test_a_step_or_micro_step_need_not_use_every_parameter(zero, precision, offload):
+    """Its gradient is then 0, or that of the other micro-step; not one that was left from an earlier step."""
+    from runtime.engine import Engine
+    from runtime.optimizer import adamw, group, set_rates
+
+    settings = msgspec.structs.replace(SETTINGS, lr={"projector": 2e-3, "language": 5e-3})
+    model = Two()
+    groups = group(model, settings)
+    optimizer = adamw(model, groups, settings)
+    division = Division(batch=2, world=1, micro_batch=1)
+    engine = Engine(Two(), settings, division, zero=zero, precision=precision, device=CPU, offload=offload)
+    try:
+        for step in range(len(Two.USES)):
+            for micro in (0, 1):
+                (model(*two(step, micro)) / 8).backward()
+                engine.backward(engine._deepspeed(*two(step, micro)), 8.0)
+            for parameter in model.parameters():
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip))
+            set_rates(optimizer, groups, settings.lr, settings)
+            optimizer.step()
+            optimizer.zero_grad()
+            assert float(engine.step(settings.lr)) == pytest.approx(norm, rel=1e-5 if precision == "fp32" else 5e-3)
+        found = whole(engine)
+        for name, value in model.named_parameters():
+            assert torch.allclose(found[name].float(), value, atol=1e-6 if precision == "fp32" else 4e-3), name
+    finally:
+        engine.close()
+
+
 @pytest.mark.parametrize(("zero", "offload"), [(0, False), (1, True), (2, True), (3, True)])
 def test_bf16_gradients_are_added_up_in_fp32(build, zero, offload):
     """Also at ZeRO 0, where DeepSpeed itself rounds after each micro-step: 32 times a gradient is exactly 32 times

@@ -56,10 +56,12 @@ def same(found, expected, tolerance):
         (1, "fp32", False, 1e-5),
         (2, "fp32", False, 1e-5),
         (3, "fp32", False, 1e-5),
-        (1, "bf16", True, 2e-3),  # the two processes have the optimizer on the CPU, in another class of DeepSpeed's
+        (3, "fp32", True, 1e-5),
+        (1, "bf16", True, 2e-3),  # offloaded, it is in another class of DeepSpeed's
     ],
 )
 def test_one_process_then_two_then_one(train, build, never_stopped, tmp_path, zero, precision, offload, tolerance):
+    """`offload`: the two processes have the optimizer on the CPU."""
     whole = never_stopped(train, build, precision)
     run = tmp_path / "run"
     train(build, "--out", run, "--zero", zero, "--precision", precision, "--max-steps", 2)
