@@ -1,5 +1,5 @@
 """`python -m runtime BUILD --out RUN`: train. One process, or several under
-`python -m runtime.launch` or torchrun.
+`python -m runtime.launch`, `runtime.over_ssh`, torchrun, or Slurm's srun.
 
 Leaves with 0 when all is trained (or `--max-steps` is reached), 1 when the run has diverged, 2 for a mistake
 that the message explains, 130 or 143 when it was asked to stop and has saved. Anything else is our fault, and
@@ -27,6 +27,7 @@ _MEND = "make room, or give a folder that can be written; what is saved stays go
 def main(argv: Sequence[str] | None = None) -> int:
     """The program, but for leaving. Returns its exit status."""
     try:
+        processes.ask_scheduler()
         arguments = parse(argv)
         build = Build.open(arguments.build)
         processes.prepare()

@@ -3,78 +3,58 @@
 What torchrun would do, but for three things that it does otherwise: the exit status is the trainer's (2 for a
 user's mistake, where torchrun gives 1), there is no traceback of the launcher's under the trainer's message,
 and a launcher that is killed takes its processes with it. The processes meet through a file, so no port has
-to be free. For several machines, start `python -m runtime` under torchrun.
+to be free. For several machines see runtime/over_ssh.py, which starts this machine's part through `run`.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from runtime.processes import STORE
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+from runtime.children import follow_parent, oversee
+from runtime.processes import STORE, Place, variables
 
 
 def launch(processes: int, arguments: Sequence[str]) -> int:
     """Run the trainer in `processes` processes. Returns its exit status: 0 if all leave with 0, else that of
     the first to fail, whose failure ends the others. SIGINT and SIGTERM are passed on to all."""
     with tempfile.TemporaryDirectory(prefix="mixc-") as folder:
-        children = [_start(rank, processes, Path(folder) / "store", arguments) for rank in range(processes)]
-
-        def pass_on(number: int, frame: object) -> None:
-            for child in children:
-                child.send_signal(number)
-
-        before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            return _wait(children)
-        finally:
-            for child in children:
-                if child.poll() is None:
-                    child.kill()
-                child.wait()
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        store = {STORE: str(Path(folder) / "store")}
+        places = [
+            Place(rank=rank, world=processes, local_rank=rank, local_world=processes) for rank in range(processes)
+        ]
+        return run([variables(place) | store for place in places], arguments)
 
 
-def _start(rank: int, processes: int, store: Path, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-    """One process, which is killed when this one dies."""
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, STORE: store}
-    libc = ctypes.CDLL(None)  # here: a forked child must not import
-    parent = os.getpid()
+def run(places: Sequence[Mapping[str, str]], arguments: Sequence[str]) -> int:
+    """Run the trainer once for each of `places`: what its environment has beside this process's. Returns as
+    `launch` does."""
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-m", "runtime", *arguments],
+            env={**os.environ, **place},
+            stdin=subprocess.DEVNULL,
+            preexec_fn=follow_parent(),
+        )
+        for place in places
+    ]
 
-    def follow_parent() -> None:
-        if sys.platform == "linux":
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:  # it died before we asked
-                os._exit(128 + signal.SIGKILL)
+    def pass_on(number: int) -> None:
+        for child in children:
+            if child.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.kill(child.pid, number)
 
-    return subprocess.Popen(
-        [sys.executable, "-m", "runtime", *arguments],
-        env=os.environ | {name: str(value) for name, value in place.items()},
-        preexec_fn=follow_parent,
-    )
+    def end() -> None:
+        for child in children:
+            child.kill()
 
-
-def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait for all to leave well, or for the first that does not; its exit status, as a shell would give it."""
-    running = {child.pid: child for child in children}
-    while running:
-        pid, waited = os.waitpid(-1, 0)
-        child = running.pop(pid, None)
-        if child is None:
-            continue
-        child.returncode = os.waitstatus_to_exitcode(waited)
-        if child.returncode:
-            return child.returncode if child.returncode > 0 else 128 - child.returncode
-    return 0
+    return oversee(children, pass_on=pass_on, end=end)[0]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from runtime.errors import ArgumentError
+from runtime.errors import ArgumentError, TrainError
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +18,10 @@ T = TypeVar("T")
 
 STORE = "MIXC_STORE"
 """Variable with the file through which the processes of runtime.launch meet."""
+
+SCHEDULER = "MIXC_PLACE"
+"""Variable by which a batch script says that its processes learn their place from the scheduler: `slurm`. Never
+guessed: a trainer started by hand inside an allocation is one process, whatever Slurm's variables say."""
 
 _TIMEOUT = timedelta(minutes=30)
 """Of a collective. A checkpoint's slowest write must fit in it, for the other processes wait meanwhile."""
@@ -40,9 +44,43 @@ class Place:
 _VARIABLES = {"rank": "RANK", "world": "WORLD_SIZE", "local_rank": "LOCAL_RANK", "local_world": "LOCAL_WORLD_SIZE"}
 
 
+_SLURM = {
+    "rank": "SLURM_PROCID",
+    "world": "SLURM_NTASKS",
+    "local_rank": "SLURM_LOCALID",
+    "local_world": "SLURM_NTASKS_PER_NODE",
+}
+
+
+def variables(place: Place) -> dict[str, str]:
+    """A place as torchrun says it, in the environment."""
+    return {name: str(getattr(place, field)) for field, name in _VARIABLES.items()}
+
+
+def ask_scheduler() -> None:
+    """Where a batch script says so, set the variables that torchrun sets to what the scheduler's say.
+
+    Raises ArgumentError when it is another scheduler than Slurm, or Slurm has not started this process.
+    """
+    scheduler = os.environ.get(SCHEDULER)
+    if not scheduler:
+        return
+    if scheduler != "slurm":
+        raise ArgumentError(f"{SCHEDULER} is {scheduler!r}", where="environment", mend="set it to slurm, or unset it")
+    missing = [name for name in _SLURM.values() if name not in os.environ]
+    if missing:
+        raise ArgumentError(
+            f"{SCHEDULER} is slurm, but {' and '.join(missing)} is not set",
+            where="environment",
+            mend="start the trainer with srun in a job that says --ntasks-per-node, as the script of "
+            "`mixc train --launcher slurm --dry-run` does",
+        )
+    os.environ.update({_VARIABLES[field]: os.environ[name] for field, name in _SLURM.items()})
+
+
 def place() -> Place:
     """From the variables that torchrun sets; one process alone without them. Raises ArgumentError when only
-    some are."""
+    some are, or what they say cannot be."""
     found = {field: os.environ.get(name) for field, name in _VARIABLES.items()}
     if found["rank"] is None and found["world"] is None:
         return Place(rank=0, world=1, local_rank=0, local_world=1)
@@ -53,7 +91,13 @@ def place() -> Place:
             where="environment",
             mend="start several processes with `mixc train --nproc N` or torchrun, or unset them",
         )
-    return Place(**{field: int(value) for field, value in found.items() if value is not None})
+    said = " ".join(f"{_VARIABLES[field]}={value}" for field, value in found.items())
+    if not all(value and value.isascii() and value.isdigit() for value in found.values()):
+        raise ArgumentError(f"not a place among processes: {said}", where="environment")
+    place = Place(**{field: int(value) for field, value in found.items() if value is not None})
+    if not (place.rank < place.world and place.local_rank < place.local_world <= place.world):
+        raise ArgumentError(f"not a place among processes: {said}", where="environment")
+    return place
 
 
 def prepare() -> None:
@@ -107,7 +151,7 @@ def join(place: Place, device: torch.device) -> None:
 
     DeepSpeed's own all-reduce through shared memory is switched off: it is compiled on first use for about
     half a minute, fails where there is no C++ compiler or ninja, and waits for ever on a lock file that a
-    killed compilation has left. gloo gives the same sums.
+    killed compilation has left. gloo gives the same sums. Raises TrainError when they cannot meet.
     """
     import deepspeed
     import deepspeed.ops
@@ -118,21 +162,36 @@ def join(place: Place, device: torch.device) -> None:
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not torch.distributed.is_initialized():
-        for field, name in _VARIABLES.items():
-            os.environ.setdefault(name, str(getattr(place, field)))  # DeepSpeed looks there too
+        for name, value in variables(place).items():
+            os.environ.setdefault(name, value)  # DeepSpeed looks there too
         meeting: dict[str, Any] = {}  # as torchrun has it: at MASTER_ADDR and MASTER_PORT
         if STORE in os.environ:
             meeting["store"] = torch.distributed.FileStore(os.environ[STORE], place.world)
         elif place.world == 1:
             meeting["store"] = torch.distributed.HashStore()
-        torch.distributed.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            rank=place.rank,
-            world_size=place.world,
-            timeout=_TIMEOUT,
-            device_id=device if device.type == "cuda" else None,
-            **meeting,
-        )
+        elif missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
+            raise ArgumentError(
+                f"{place.world} processes, but {' and '.join(missing)} is not set",
+                where="environment",
+                mend="start them with `mixc train` or torchrun",
+            )
+        try:
+            torch.distributed.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo",
+                rank=place.rank,
+                world_size=place.world,
+                timeout=_TIMEOUT,
+                device_id=device if device.type == "cuda" else None,
+                **meeting,
+            )
+        except torch.distributed.DistError as error:
+            raise TrainError(
+                "the processes do not meet",
+                where=f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}",
+                why=str(error).partition("\n")[0],
+                mend="the first process's machine must be reachable there by all, and the port free: --master-addr, "
+                "--master-port; on several networks name the one to use: NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME",
+            ) from None
     os.environ.setdefault("MASTER_ADDR", "localhost")
     os.environ.setdefault("MASTER_PORT", "0")
     deepspeed.init_distributed(dist_init_required=False, auto_mpi_discovery=False, verbose=False)
