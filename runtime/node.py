@@ -53,4 +53,4 @@ def _listen() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    os._exit(main())  # not by the interpreter's way out, which would want the stdin that the thread is reading

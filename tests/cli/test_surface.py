@@ -12,8 +12,6 @@ import pytest
 import typer
 
 from mixc.cli.main import app
-from mixc.cli.run import _take_nproc
-from mixc.errors import MixcError
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -22,7 +20,7 @@ SURFACE = {
     "plan": {"spec", "--set", "--workers", "-j", "--json", "--help"},
     "compile": {"spec", "--out", "-o", "--set", "--workers", "-j", "--locked", "--json", "--help"},
     "schema": {"--help"},
-    "train": set(),  # its flags are the trainer's (tests/runtime/test_arguments.py), and --nproc
+    "train": set(),  # its flags are the trainer's (tests/runtime/test_arguments.py) and the launcher's (tests/launch)
     "diff": {"a", "b", "--workers", "-j", "--json", "--help"},
     "inspect": {"build", "--stage", "--pack", "--json", "--help"},
     "explain": {"build", "--stage", "--step", "--sample", "--json", "--help"},
@@ -98,19 +96,20 @@ def test_train_without_a_build_is_the_users_mistake(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "processes", "left"),
+    ("flags", "started"),
     [
-        (["B", "--nproc", "4", "--out", "R"], 4, ["B", "--out", "R"]),
-        (["B", "--nproc=2"], 2, ["B"]),
-        (["B"], 1, ["B"]),
+        ([], "-m runtime B --out 'a run'"),
+        (["--nproc", "2"], "-m runtime.launch 2 B --out 'a run'"),
+        (["--launcher", "torchrun", "--nproc", "2"], "--standalone -m runtime B --out 'a run'"),
+        (["--launcher", "slurm", "--nodes", "2"], "srun --ntasks-per-node=1"),
     ],
 )
-def test_the_launcher_takes_only_its_own_flag(arguments: list[str], processes: int, left: list[str]) -> None:
-    assert _take_nproc(arguments) == processes
-    assert arguments == left
+def test_a_dry_run_of_train_prints_what_would_start(flags: list[str], started: str) -> None:
+    done = mixc("train", "B", "--out", "a run", "--dry-run", *flags)
+    assert (done.returncode, done.stderr) == (0, "") and started in done.stdout
+    assert not (REPO / "a run").exists()
 
 
-@pytest.mark.parametrize("wrong", [["--nproc"], ["--nproc", "0"], ["--nproc", "two"], ["--nproc="]])
-def test_a_wrong_number_of_processes(wrong: list[str]) -> None:
-    with pytest.raises(MixcError, match="--nproc"):
-        _take_nproc(wrong)
+def test_a_launchers_mistake_is_the_users() -> None:
+    done = mixc("train", "B", "--nproc", "none")
+    assert done.returncode == 2 and "--nproc" in done.stderr and "Traceback" not in done.stderr

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,19 +19,24 @@ TIMEOUT = 120
 
 
 def start(
-    *arguments: object, processes: int = 1, torchrun: bool = False, module: str = "runtime"
+    *arguments: object,
+    processes: int = 1,
+    module: str = "runtime",
+    launcher: Sequence[object] = (),
+    environment: Mapping[str, str] = {},  # noqa: B006
 ) -> subprocess.Popen[str]:
-    """Start training in its own process group: in one process, or in several, under our launcher or torch's.
-    Torch's can start another module."""
-    program = ["-m", module] if processes == 1 else ["-m", "runtime.launch", str(processes)]
-    if torchrun:
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        program = [*launcher, "-m", module]
+    """Start training in its own process group: in one process, in several, or by `mixc train` with the flags of
+    a launcher. Torch's launcher, under several processes, can start another `module`."""
+    program: Sequence[object] = ["-m", "runtime"] if processes == 1 else ["-m", "runtime.launch", processes]
+    if module != "runtime":
+        program = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", module]
+    if launcher:
+        program = ["-m", "mixc", "train", *launcher]
     kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "MIXC_STORE")}
     return subprocess.Popen(
-        [sys.executable, *program, *map(str, arguments)],
+        [sys.executable, *map(str, program), *map(str, arguments)],
         # one thread an operation, so that processes do not fight over cores
-        env=kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"},
+        env={**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", **environment},
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -39,10 +46,15 @@ def start(
 
 
 def train(
-    *arguments: object, processes: int = 1, torchrun: bool = False, module: str = "runtime", status: int = 0
+    *arguments: object,
+    processes: int = 1,
+    module: str = "runtime",
+    launcher: Sequence[object] = (),
+    environment: Mapping[str, str] = {},  # noqa: B006
+    status: int = 0,
 ) -> str:
     """Train to the end, which must be `status`. Returns what was printed."""
-    process = start(*arguments, processes=processes, torchrun=torchrun, module=module)
+    process = start(*arguments, processes=processes, module=module, launcher=launcher, environment=environment)
     try:
         printed, _ = process.communicate(timeout=TIMEOUT)
     finally:
@@ -77,3 +89,9 @@ def lines(run: Path) -> list[dict]:
 def weights(run: Path) -> dict[str, bytes]:
     """The bytes of the weights of each stage."""
     return {path.parent.name: path.read_bytes() for path in sorted(run.glob("*/model.safetensors"))}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

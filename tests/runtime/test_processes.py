@@ -32,7 +32,8 @@ def together(build, tmp_path_factory):
     def run(zero: int):
         if zero not in made:
             made[zero] = tmp_path_factory.mktemp(f"zero{zero}") / "run"
-            train(build, "--out", made[zero], "--zero", zero, "--workers", 0, processes=2, torchrun=zero == 1)
+            torchrun = ["--launcher", "torchrun", "--nproc", 2] if zero == 1 else []
+            train(build, "--out", made[zero], "--zero", zero, "--workers", 0, processes=2, launcher=torchrun)
         return made[zero]
 
     return run
