@@ -86,25 +86,43 @@ def use_backend(name: str) -> Iterator[None]:
         _override = before
 
 
+def passed_over(device: torch.device | str, dtype: torch.dtype, head_dim: int) -> dict[str, str]:
+    """Why each backend that is better than the one for this device, dtype and head width does not serve it; in
+    order of preference."""
+    unfit = _unfit(torch.device(device), dtype, head_dim)
+    over: dict[str, str] = {}
+    for name in ("flash_attn", "varlen_attn"):
+        try:
+            if unfit:
+                raise ValueError(unfit)
+            _kernel(name)
+        except ValueError as error:
+            over[name] = str(error)
+        else:
+            break
+    return over
+
+
+def _unfit(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    """Why FlashAttention 2's kernels, which both better backends run, cannot serve this; empty where they can."""
+    if device.type != "cuda":
+        return f"FlashAttention runs on a GPU, and this is a {device.type}"
+    if dtype not in (torch.float16, torch.bfloat16):
+        return f"FlashAttention is for half precision, and this is {dtype}"
+    if head_dim % 8 or head_dim > 256:
+        return f"FlashAttention takes heads of a multiple of 8 up to 256, and this is {head_dim}"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (8, 0):
+        return f"FlashAttention needs compute capability 8.0, and this GPU has {'.'.join(map(str, capability))}"
+    return ""
+
+
 @functools.cache
 def _resolve(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
-    # FlashAttention 2's kernels: half precision, compute capability 8.0 or later, head width a multiple of 8
-    # up to 256.
-    if (
-        device.type == "cuda"
-        and dtype in (torch.float16, torch.bfloat16)
-        and head_dim % 8 == 0
-        and head_dim <= 256
-        and torch.cuda.get_device_capability(device) >= (8, 0)
-    ):
-        for name in ("flash_attn", "varlen_attn"):
-            try:
-                _kernel(name)
-            except ValueError as error:
-                log.info("%s", error)
-            else:
-                return name
-    return "sdpa_loop"
+    over = passed_over(device, dtype, head_dim)
+    for why in over.values():
+        log.info("%s", why)
+    return next(name for name in ("flash_attn", "varlen_attn", "sdpa_loop") if name not in over)
 
 
 @functools.cache

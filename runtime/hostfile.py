@@ -58,7 +58,10 @@ def read_hostfile(path: Path) -> list[Host]:
             raise ArgumentError(f"not the name of a machine: {host.name!r}", where=where)
         if host.name in lines:
             raise ArgumentError(
-                f"{host.name} is named twice", where=where, why=f"first in line {lines[host.name]}", mend="add its slots up"
+                f"{host.name} is named twice",
+                where=where,
+                why=f"first in line {lines[host.name]}",
+                mend="add its slots up",
             )
         hosts.append(host)
         lines[host.name] = number

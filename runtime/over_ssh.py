@@ -108,7 +108,10 @@ def launch(hosts: Sequence[Host], plan: Sequence[Order]) -> int:
             for child in children:
                 child.kill()
             raise ArgumentError(
-                f"{start[0]} cannot be started", where=SSH, why=str(error), mend="install an ssh client, or set MIXC_SSH"
+                f"{start[0]} cannot be started",
+                where=SSH,
+                why=str(error),
+                mend="install an ssh client, or set MIXC_SSH",
             ) from None
     pipes: list[IO[bytes]] = [child.stdin for child in children if child.stdin is not None]
 

@@ -37,7 +37,21 @@ def test_rooms_do_not_import_what_they_must_not(room: str, forbidden: set[str]) 
     assert {str(f.relative_to(REPO)): found for f in files if (found := imported(f) & forbidden)} == {}
 
 
-PASSES = ["spec", "cache", "sources", "measure", "clean", "signals", "plan", "emit", "diff", "report", "launch", "cli"]
+PASSES = [
+    "spec",
+    "cache",
+    "sources",
+    "measure",
+    "clean",
+    "signals",
+    "plan",
+    "emit",
+    "diff",
+    "report",
+    "launch",
+    "doctor",
+    "cli",
+]
 
 
 def test_passes_import_only_earlier_passes() -> None:

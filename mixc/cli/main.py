@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from mixc.cli import ask, build, cache, look, run
+from mixc.cli import ask, build, cache, doctor, look, run
 from mixc.errors import MixcError
 
 INTERRUPTED = 130
@@ -39,6 +39,7 @@ app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(run.export)
 app.command(rich_help_panel="Train")(ask.chat)
+app.command(rich_help_panel="Train")(doctor.doctor)
 app.command(rich_help_panel="Look")(look.diff)
 app.command(rich_help_panel="Look")(look.inspect)
 app.command(rich_help_panel="Look")(look.explain)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mixc.errors import MixcError
 
@@ -129,5 +129,5 @@ def take(arguments: list[str]) -> tuple[Launch, list[str]]:
             )
     if launcher == HOSTFILE and "hostfile" not in found:
         raise MixcError("--launcher hostfile needs a hostfile", where="mixc train", mend="--hostfile FILE")
-    values = dict.fromkeys(_GIVEN_TO) | _DEFAULTS | found
+    values: dict[str, Any] = {**dict.fromkeys(_GIVEN_TO), **_DEFAULTS, **found}
     return Launch(**{**values, "env": tuple(values["env"]), "sbatch": tuple(values["sbatch"])}), left

@@ -17,7 +17,11 @@ from mixc.launch.flags import take
         (["B", "--nproc", "4", "--out", "R"], 4, ["B", "--out", "R"]),
         (["B", "--nproc=2"], 2, ["B"]),
         (["B"], 1, ["B"]),
-        (["--zero", "2", "B", "--resume", "--nproc", "3", "--out=a b"], 3, ["--zero", "2", "B", "--resume", "--out=a b"]),
+        (
+            ["--zero", "2", "B", "--resume", "--nproc", "3", "--out=a b"],
+            3,
+            ["--zero", "2", "B", "--resume", "--out=a b"],
+        ),
     ],
 )
 def test_the_launcher_takes_only_its_own_flags(arguments: list[str], processes: int, left: list[str]) -> None:

@@ -30,7 +30,9 @@ def tools(folder: Path, **programs: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_paths_reach_the_trainer_as_they_are(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hostile_paths_reach_the_trainer_as_they_are(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Run by a bash that has an srun, which tells what it was given."""
     here = tmp_path / name
     here.mkdir()

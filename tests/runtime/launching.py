@@ -23,7 +23,7 @@ def start(
     processes: int = 1,
     module: str = "runtime",
     launcher: Sequence[object] = (),
-    environment: Mapping[str, str] = {},  # noqa: B006
+    environment: Mapping[str, str] = {},
 ) -> subprocess.Popen[str]:
     """Start training in its own process group: in one process, in several, or by `mixc train` with the flags of
     a launcher. Torch's launcher, under several processes, can start another `module`."""
@@ -50,7 +50,7 @@ def train(
     processes: int = 1,
     module: str = "runtime",
     launcher: Sequence[object] = (),
-    environment: Mapping[str, str] = {},  # noqa: B006
+    environment: Mapping[str, str] = {},
     status: int = 0,
 ) -> str:
     """Train to the end, which must be `status`. Returns what was printed."""

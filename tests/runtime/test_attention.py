@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from runtime.attention import (
     adapt_varlen_attn,
     attend,
     backend,
+    passed_over,
     refuse_mask,
     register,
     use_backend,
@@ -98,6 +101,24 @@ def test_the_resolver_and_its_override() -> None:
         with raises(NotImplementedError):  # it is really called, and has no CPU kernel
             varlen_attention(q, k, v, cu_seqlens, 4, causal=True, scale=1.0)
     assert backend("cpu") == "sdpa_loop"
+
+
+def test_why_a_better_backend_is_passed_over(tmp_path, monkeypatch) -> None:
+    """The capability is asked of a GPU; the rest of it is decided without one."""
+    assert set(passed_over("cpu", torch.bfloat16, 128)) == {"flash_attn", "varlen_attn"}
+    assert "this is a cpu" in passed_over("cpu", torch.bfloat16, 128)["varlen_attn"]
+    assert "half precision" in passed_over("cuda", torch.float32, 128)["flash_attn"]
+    assert "this is 20" in passed_over("cuda", torch.bfloat16, 20)["flash_attn"]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert "this GPU has 7.5" in passed_over("cuda", torch.bfloat16, 128)["flash_attn"]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    if importlib.util.find_spec("flash_attn") is None:
+        over = passed_over("cuda", torch.bfloat16, 128)
+        assert list(over) == ["flash_attn"] and "not installed" in over["flash_attn"]
+        (tmp_path / "flash_attn.py").write_text("raise ImportError('undefined symbol: _ZN2at')")
+        monkeypatch.syspath_prepend(tmp_path)
+        over = passed_over("cuda", torch.bfloat16, 128)
+        assert list(over) == ["flash_attn"] and "does not load: undefined symbol" in over["flash_attn"]
 
 
 class TestTorchReleases:
