@@ -622,6 +622,7 @@ class _Check:
                     (*at, "lr", module),
                     severity="warning",
                 )
+        parts: list[tuple[str, str | int, KeyPath]]
         parts = [("a warm-up", train.warmup, ("warmup",)), ("a decay", train.decay, ("decay",))]
         if train.adalrs is not None:
             parts += [("a point", getattr(train.adalrs, key), ("adalrs", key)) for key in ("start", "end")]
