@@ -59,7 +59,12 @@ stages:
 def run(*command: object, folder: Path) -> str:
     environment = os.environ | {"MIXC_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-m", *map(str, command)], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", *map(str, command)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")

@@ -121,7 +121,11 @@ _SECTIONS = [
     ("MixEntry", "stages[].mix.NAME", "A share with more to say than its weight."),
     ("Order", "stages[].order", ""),
     ("Train", "stages[].train", ""),
-    ("Spikes", "stages[].train.spikes", "Steps whose loss or gradient is far from those before leave the weights as they are."),
+    (
+        "Spikes",
+        "stages[].train.spikes",
+        "Steps whose loss or gradient is far from those before leave the weights as they are.",
+    ),
     ("AdaLRS", "stages[].train.adalrs", "[Training](training.md) has the rule."),
     ("Quantile", "stages[].mix.NAME.quantile", "Membership by rank: a part of the samples sorted by `by`."),
     (
