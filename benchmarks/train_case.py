@@ -124,6 +124,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def train(options: argparse.Namespace, place: processes.Place, device: torch.device) -> dict[str, Any]:
+    """The medians, by the step of a real run: only the model, and the engine's marks, are of this file."""
     processes.join(place, device)
     processes.compute_repeatably(processes.threads(place))
     build = Build.open(options.build)

@@ -18,8 +18,9 @@ or masks add (runtime/flops.py). Told are medians over the steps after `--warmup
 included; that of the vision tower (with its projector) and of the language model (with its head) are of the time that each takes,
 by events on the device. `unused` is the share of positions without a token.
 
-Without --recompute the activations of all layers are kept. With it (the default on a GPU, where everything in bf16 with AdamW in fp32
-takes 48 GB of SAIL-VL2-2B alone) each layer's are computed again; that work is not counted either.
+Without --recompute the activations of all layers are kept, as `mixc train` keeps them. With it, the default on a GPU, each layer's are
+computed again, and that work is not counted either: weights, gradients and AdamW's state are 20 bytes a parameter, 48 GB for
+SAIL-VL2-2B with all its modules trained, and its activations at 8,192 tokens, by count some 4 MB a token of the language model, do not fit beside them in 80 GB.
 """
 
 from __future__ import annotations
