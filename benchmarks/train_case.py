@@ -52,7 +52,7 @@ def recompute(model: nn.Module) -> None:
     """Keep what goes into a layer, and compute the rest of it again when it is wanted."""
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
-            # no layer draws at random, and to keep the generator's state is to wait for the device
+            # To keep the generator's state is to wait for the device. Only drop path draws, which costs the same either way.
             again = functools.partial(checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False)
             module.forward = again
 
