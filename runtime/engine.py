@@ -30,7 +30,7 @@ from torch import nn
 
 from runtime import parts
 from runtime.batch import Batch
-from runtime.held import held, spread
+from runtime.held import own_parts, spread
 from runtime.loader import Division
 from runtime.model.head import Output
 from runtime.optimizer import adamw, freeze, group, set_rates
@@ -206,7 +206,7 @@ class Engine:
         its size and blake3."""
         path = folder / f"{place.rank:05d}.safetensors"
         named = self._named()
-        mine = list(held(self._deepspeed.optimizer, named, place, zero=self.zero))
+        mine = list(own_parts(self._deepspeed.optimizer, named, place, zero=self.zero))
         if self.zero == 0:
             mine = mine[place.rank :: place.world]  # all have all
         return path, *parts.write(path, mine, self._adamw.state, self._buffers() if place.first else {})
@@ -219,7 +219,7 @@ class Engine:
         buffers = self._buffers()
         saved.check(self._sizes, buffers, files[0].parent)
         named = self._named()
-        mine = list(held(self._deepspeed.optimizer, named, place, zero=self.zero))
+        mine = list(own_parts(self._deepspeed.optimizer, named, place, zero=self.zero))
         with torch.no_grad():
             for part in mine:
                 saved.fill(part.of(part.flat), "weight", part)

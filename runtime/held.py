@@ -18,7 +18,7 @@ from runtime.parts import Part
 from runtime.processes import Place
 
 
-def held(optimizer: Any, named: dict[str, nn.Parameter], place: Place, *, zero: int) -> Iterator[Part]:
+def own_parts(optimizer: Any, named: dict[str, nn.Parameter], place: Place, *, zero: int) -> Iterator[Part]:
     """The parts that this process keeps of the trained parameters `named`. `optimizer` is the engine's: torch's
     at ZeRO 0 in fp32, else DeepSpeed's around it."""
     masters = _masters(optimizer) if zero == 0 else {}

@@ -79,7 +79,7 @@ def write(
     with atomic_write(path) as file:
         file.write(len(head).to_bytes(8, "little") + head)
         for tensor in tensors.values():
-            file.write(memoryview(tensor.to("cpu").contiguous().view(-1).view(torch.uint8).numpy()))
+            file.write(tensor.to("cpu").contiguous().view(-1).view(torch.uint8).numpy().data)
     return file.bytes, file.digest
 
 

@@ -57,7 +57,7 @@ def same(found, expected, tolerance):
         (2, "fp32", False, 1e-5),
         (3, "fp32", False, 1e-5),
         (3, "fp32", True, 1e-5),
-        (1, "bf16", True, 2e-3),  # offloaded, it is in another class of DeepSpeed's
+        (1, "bf16", True, 5e-4),  # offloaded, it is in another class of DeepSpeed's
     ],
 )
 def test_one_process_then_two_then_one(train, build, never_stopped, tmp_path, zero, precision, offload, tolerance):
