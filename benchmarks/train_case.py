@@ -101,8 +101,8 @@ class TimedEngine(Engine):
         self.clock.mark("language")
         return output
 
-    def backward(self, loss_sum: torch.Tensor, denominator: float) -> None:
-        super().backward(loss_sum, denominator)
+    def backward(self, output: Output, **about: Any) -> None:
+        super().backward(output, **about)
         self.clock.mark("vision")
 
     def step(self, rates: dict[str, float]) -> torch.Tensor:

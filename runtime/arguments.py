@@ -33,6 +33,7 @@ class Arguments:
     precision: str | None = None
     offload: bool | None = None
     micro_batch: int | None = None
+    recompute: tuple[str, ...] = ()
     workers: int = 2
     save_every: int = 500
     keep: int = 2
@@ -80,6 +81,13 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
+def _parts(text: str) -> tuple[str, ...]:
+    parts = tuple(part.strip() for part in text.split(","))
+    if unknown := [part for part in parts if part not in ("vision", "language")]:
+        raise argparse.ArgumentTypeError(f"takes vision, language or both, got {unknown[0]!r}")
+    return parts
+
+
 def parser() -> argparse.ArgumentParser:
     made = _Parser(
         prog=PROGRAM,
@@ -102,6 +110,13 @@ def parser() -> argparse.ArgumentParser:
         help="keep the optimizer's state on the CPU, above ZeRO 0: slower, for a GPU's memory (--no-offload)",
     )
     add("--micro-batch", type=_at_least(1), metavar="M", help="packs a process takes at a time (1)")
+    add(
+        "--recompute",
+        type=_parts,
+        default=(),
+        metavar="A,B",
+        help="vision, language: keep only what goes into their blocks, and compute the rest again for the gradient (none)",
+    )
     add("--workers", type=_at_least(0), default=2, metavar="N", help="loader processes beside each process (2)")
     add("--save-every", type=_at_least(1), default=500, metavar="N", help="steps between checkpoints (500)")
     add("--keep", type=_at_least(1), default=2, metavar="K", help="checkpoints to keep (2)")

@@ -23,6 +23,7 @@ import msgspec
 from runtime.engine import Engine
 from runtime.errors import CheckpointError, ResumeError
 from runtime.processes import Place, barrier, gather
+from runtime.search import SearchState
 from shards.atomic import atomic_write, sync_folder
 from shards.digest import canonical_json, digest, digest_file
 from shards.errors import ShardError
@@ -52,9 +53,13 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     zero: int
     precision: str
     skipped: int
-    """Steps of the stage, so far, whose gradient was not finite."""
+    """Steps of the stage, so far, that changed nothing: spikes, and those whose gradient was not finite."""
     skipped_in_a_row: int
     files: dict[str, FileEntry]
+    losses: list[float] = []
+    """Of the last steps, where the stage leaves out spikes."""
+    search: SearchState | None = None
+    """Of the learning rate, where the stage does one."""
 
 
 class _Envelope(msgspec.Struct, forbid_unknown_fields=True):

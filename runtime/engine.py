@@ -57,6 +57,7 @@ def config(
         "zero_allow_untested_optimizer": True,  # torch's AdamW
         "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's would be compiled on first use, for minutes
         "steps_per_print": 2**31,
+        "timers": {"throughput": {"enabled": False}},  # it waits for the device at every micro-step
     }
 
 
@@ -123,12 +124,15 @@ class Engine:
         output: Output = self._deepspeed(batch)
         return output
 
-    def backward(self, loss_sum: torch.Tensor, denominator: float) -> None:
-        """Add the gradient of `loss_sum` / `denominator` to that of the step. Once for each of its
-        micro-steps."""
+    def backward(self, output: Output, *, denominator: float, tokens: int = 0, spoilt: bool = False) -> None:
+        """Add a micro-step's part to the gradient of the step, which is that of its losses over `denominator` and, for a mixture
+        of experts, of the routers' over the step's `tokens`. Once for each of its micro-steps; `spoilt` makes the step one that
+        changes nothing."""
         # a step with nothing to learn has a denominator of 0 and losses of 0
-        share = self.division.world / denominator if denominator else 0.0
-        self._deepspeed.backward(loss_sum * share, scale_wrt_gas=False)
+        loss = output.loss_sum * (self.division.world / denominator if denominator else 0.0)
+        if output.router_sum is not None:
+            loss = loss + output.router_sum * (self.settings.router_loss * self.division.world / max(tokens, 1))
+        self._deepspeed.backward(loss * math.nan if spoilt else loss, scale_wrt_gas=False)
         self._micro += 1
         if self._folds:
             self._fold()
@@ -153,7 +157,29 @@ class Engine:
         elif norm is None:
             norm = self._deepspeed.get_global_grad_norm()  # a float or a tensor, by ZeRO stage
         self._forget()
+        if self.settings.ema is not None:
+            self._average(self.settings.ema)
         return torch.as_tensor(norm, dtype=torch.float64, device=self.device)
+
+    def _average(self, decay: float) -> None:
+        """Take the weights into their average, which lies beside the moments as one more of them. A step that changed nothing
+        counts as one whose weights were the same."""
+        for flat, state in self._adamw.state.items():
+            if (average := state.get(parts.AVERAGE)) is not None:
+                average.lerp_(flat.detach(), 1 - decay)
+            else:
+                state[parts.AVERAGE] = flat.detach().clone()
+
+    def swap_average(self, place: Place) -> None:
+        """Exchange the weights and their average, in the model as well. In all processes."""
+        named = self._named()
+        mine = list(own_parts(self._deepspeed.optimizer, named, place, zero=self.zero))
+        with torch.no_grad():
+            for flat, state in self._adamw.state.items():
+                weights = flat.detach().clone()
+                flat.copy_(state[parts.AVERAGE])
+                state[parts.AVERAGE].copy_(weights)
+            spread(self._deepspeed.optimizer, named, mine, zero=self.zero)
 
     def _clip(self) -> torch.Tensor:
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None])
@@ -232,6 +258,9 @@ class Engine:
                 state["step"].fill_(updates)
                 for moment in parts.MOMENTS:
                     saved.fill(part.of(state[moment]), moment, part)
+                if saved.averaged:
+                    average = state.setdefault(parts.AVERAGE, torch.zeros_like(part.flat))
+                    saved.fill(part.of(average), parts.AVERAGE, part)
             for name, buffer in buffers.items():
                 buffer.copy_(saved.buffers[name])
             spread(self._deepspeed.optimizer, named, mine, zero=self.zero)

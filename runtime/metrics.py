@@ -66,7 +66,9 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     """Work of the busiest process over the mean: `tokens`, `tiles`, and `pairs` of tokens that attend to each
     other."""
     skipped: int
-    """Steps of the stage so far, this one too, whose gradient was not finite."""
+    """Steps of the stage so far, this one too, that changed nothing: spikes, and those whose gradient was not finite."""
+    spike: bool = False
+    """The loss was an outlier, so the step was left out."""
 
 
 class Tally:
@@ -103,6 +105,12 @@ class Tally:
             host[slot] += 1
             host[slot + 1] += digest >> 32
             host[slot + 2] += digest & 0xFFFFFFFF
+
+    def loss_so_far(self) -> float:
+        """Sum over the processes of the losses added so far, on the host. In all processes."""
+        loss = self._loss[:1].clone()
+        torch.distributed.all_reduce(loss)
+        return float(loss)
 
     def total(self, *, norm: torch.Tensor, stop: bool, wait: float) -> Total:
         """Sum over the processes. In all of them; each gets the same. `norm`, which all have, comes along to

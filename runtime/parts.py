@@ -4,6 +4,7 @@
         weight/<parameter>          fp32, flat: elements `start` to `start` + length of the flattened parameter
         exp_avg/<parameter>         its moments, of the same elements; absent before the first update
         exp_avg_sq/<parameter>
+    average/<parameter>         the weights' moving average, where the stage keeps one
         buffer/<name>               the model's own, whole; from the first process
         __metadata__                `parts`: start and number of updates, by parameter
 
@@ -27,6 +28,8 @@ from runtime.errors import CheckpointError
 from shards.atomic import atomic_write
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+AVERAGE = "average"
+"""The weights' moving average, which a stage may keep beside the moments."""
 
 _TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64", torch.bool: "BOOL"}
 """Names of the types that parameters and buffers have, in a safetensors header."""
@@ -66,7 +69,7 @@ def write(
     for part in parts:
         held = state.get(part.flat, {})
         tensors[f"weight/{part.name}"] = part.of(part.flat)
-        tensors |= {f"{moment}/{part.name}": part.of(held[moment]) for moment in MOMENTS if held}
+        tensors |= {f"{kind}/{part.name}": part.of(held[kind]) for kind in (*MOMENTS, AVERAGE) if kind in held}
         about[part.name] = _About(start=part.start, updates=int(held["step"]) if held else 0)
     tensors |= {f"buffer/{name}": buffer.detach() for name, buffer in buffers.items()}
     header: dict[str, Any] = {"__metadata__": {"parts": msgspec.json.encode(about).decode()}}
@@ -90,6 +93,8 @@ class Saved:
         self._where: dict[str, list[tuple[int, int, Any]]] = {}  # by parameter: start, end, file
         self._updates: dict[str, int] = {}
         self.buffers: dict[str, torch.Tensor] = {}
+        self.averaged = False
+        """Whether they have the weights' average."""
         for path in paths:
             try:
                 file = safe_open(path, framework="pt")
@@ -98,7 +103,8 @@ class Saved:
                     (numel,) = file.get_slice(f"weight/{name}").get_shape()
                     self._where.setdefault(name, []).append((each.start, each.start + numel, file))
                     self._updates[name] = each.updates
-                names = [name for name in file.keys() if name.startswith("buffer/")]  # noqa: SIM118  # no mapping
+                self.averaged |= any(name.startswith(f"{AVERAGE}/") for name in file.keys())  # noqa: SIM118  # no mapping
+                names = [name for name in file.keys() if name.startswith("buffer/")]  # noqa: SIM118
                 self.buffers |= {name.removeprefix("buffer/"): file.get_tensor(name) for name in names}
             except (SafetensorError, msgspec.DecodeError, OSError, KeyError, TypeError, ValueError) as error:
                 raise CheckpointError("not the parts of a model", where=str(path), why=str(error)) from None

@@ -10,6 +10,7 @@ is killed and resumed, goes through the same states.
 from __future__ import annotations
 
 import math
+import shutil
 import signal
 import threading
 import time
@@ -30,6 +31,8 @@ from runtime.flops import Work, peak_flops, step_flops
 from runtime.loader import Division, Micro, Play, play, source_names
 from runtime.processes import Place
 from runtime.schedule import learning_rates
+from runtime.search import Act, SearchState, advance
+from runtime.spikes import outlier, remember
 from shards.build import Build, StageReader
 from shards.manifest import StageEntry
 
@@ -39,7 +42,12 @@ if TYPE_CHECKING:
 SKIPS = 10
 """Steps in a row without a finite gradient that end a run: it will not come back by itself."""
 
-_RESERVED = {checkpoint.FOLDER, record.NAME, metrics.NAME, board.FOLDER}
+AVERAGES = "averages"
+"""Folder of the moving averages of the stages' weights."""
+SEARCH = "search"
+"""Folder of what a search for a learning rate may go back to."""
+
+_RESERVED = {checkpoint.FOLDER, record.NAME, metrics.NAME, board.FOLDER, AVERAGES, SEARCH}
 
 
 class Run:
@@ -149,6 +157,8 @@ class Run:
             manifest.geometry.name, manifest.geometry, seed, dtype, lambda shape: initial.adopted(shape, origin)
         )
         loaded = initial.load(model, origin) or f"random, seed {seed}"
+        model.prepare(entry.train)
+        model.recompute(self.arguments.recompute)
         parts = describe(model)
         engine = Engine(
             model,
@@ -196,18 +206,23 @@ class Run:
             state = self._steps(engine, entry, division, state, last)
             if state.step < entry.steps:
                 return False
-            weights.save(
-                model,
-                self.out / entry.name,
-                self.place,
-                model=manifest.geometry.name,
-                geometry=msgspec.to_builtins(manifest.geometry),
-                root=settled.root,
-                stage=entry.name,
-                steps=entry.steps,
-                precision=settled.precision,
-                pixel_shuffle=model.shape.pixel_shuffle,
-            )
+            about = {
+                "model": manifest.geometry.name,
+                "geometry": msgspec.to_builtins(manifest.geometry),
+                "root": settled.root,
+                "stage": entry.name,
+                "steps": entry.steps,
+                "precision": settled.precision,
+                "pixel_shuffle": model.shape.pixel_shuffle,
+            }
+            if entry.train.ema is not None:
+                # first: when the stage's own weights are there, the stage is done
+                engine.swap_average(self.place)
+                weights.save(model, self.out / AVERAGES / entry.name, self.place, **about)
+                engine.swap_average(self.place)
+            weights.save(model, self.out / entry.name, self.place, **about)
+            if self.place.first:
+                shutil.rmtree(self.out / SEARCH, ignore_errors=True)
             return True
         finally:
             engine.close()
@@ -264,6 +279,9 @@ class Run:
                     skipped=line.skipped,
                     skipped_in_a_row=state.skipped_in_a_row + 1 if bad else 0,
                 )
+                if entry.train.spikes:
+                    losses = remember(_number(line.loss), state.losses, entry.train.spikes)
+                    state = msgspec.structs.replace(state, losses=losses)
                 if log:
                     log.write(line)
                     if shown:
@@ -277,6 +295,7 @@ class Run:
                         why=f"the last checkpoint is of step {saved}" if saved else "there is no checkpoint yet",
                         mend="lower the learning rates, or look at the packs of these steps: metrics.jsonl names them",
                     )
+                state = self._search(engine, entry, state, _number(line.loss))
                 ends = state.step == entry.steps  # where the weights are saved instead
                 due = state.step % self.arguments.save_every == 0 or state.step == last or stop
                 if due and not ends:
@@ -302,6 +321,24 @@ class Run:
                 shown.close()
         return state
 
+    def _search(self, engine: Engine, entry: StageEntry, state: checkpoint.State, loss: float) -> checkpoint.State:
+        """Let the search for a learning rate, if there is one, see the loss of the step that was made, and do as it says."""
+        if entry.train.adalrs is None:
+            return state
+        before = state.search or SearchState()
+        search, act = advance(before, loss, state.step, entry.train.adalrs)
+        state = msgspec.structs.replace(state, search=search)
+        if act is Act.KEEP:
+            # two: the last checkpoint may be of the trial before
+            stages = self.settled.stages
+            checkpoint.save(engine, self.out / SEARCH, state, keep=2, stages=stages, place=self.place)
+        elif act is Act.UNDO:
+            assert before.kept is not None
+            kept = msgspec.structs.replace(state, step=before.kept)
+            path = self.out / SEARCH / checkpoint.FOLDER / checkpoint.name(kept)
+            checkpoint.load(engine, path, checkpoint.read(path), self.place)
+        return state
+
     def _step(
         self,
         engine: Engine,
@@ -315,22 +352,30 @@ class Run:
         import torch
 
         begun, waited, step = time.monotonic(), 0.0, state.step
-        torch.manual_seed(_seed(self.settled.root, entry.name, step, self.place.rank))
         facts = stage.steps[step]
         denominator = float(facts["denominator"])
         tally = metrics.Tally(sources=len(self.sources), batch=entry.batch, place=self.place, device=self.device)
-        for _ in range(division.micro_steps):
+        engine.model.vision.drop_path.seed = _seed(self.settled.root, entry.name, step)
+        spike = False
+        for number in range(division.micro_steps):
             asked = time.monotonic()
             micro = next(micros)
             waited += time.monotonic() - asked
             batch = micro.row.expand()
             output = engine.forward(batch)
-            engine.backward(output.loss_sum, denominator)
+            weighted_N = (batch.weights_N * output.ce_N).double()
             by_source = torch.zeros(len(self.sources), dtype=torch.float64, device=self.device)
-            by_source.index_add_(0, batch.sources_N, (batch.weights_N * output.ce_N).double())
-            tally.add(micro, micro.weights, output.loss_sum, by_source)
-        rates = learning_rates(step, entry.steps, entry.train)
+            by_source.index_add_(0, batch.sources_N, weighted_N)
+            tally.add(micro, micro.weights, weighted_N.sum(), by_source)
+            if number == division.micro_steps - 1 and entry.train.spikes and denominator:
+                # while the step can still be spoilt: what a loss is, is known before its gradient is
+                spike = outlier(tally.loss_so_far() / denominator, state.losses, entry.train.spikes)
+            engine.backward(output, denominator=denominator, tokens=int(facts["tokens"]), spoilt=spike)
+        factor = state.search.factor if state.search else 1.0
+        rates = {module: rate * factor for module, rate in learning_rates(step, entry.steps, entry.train).items()}
         norm = engine.step(rates)
+        if engine.model.balance:
+            engine.model.balance.turn()
         total = tally.total(norm=norm, stop=self.stop is not None, wait=waited)
         seconds = time.monotonic() - begun
         loss = total.loss_sum / denominator if denominator else 0.0
@@ -373,8 +418,14 @@ class Run:
                 "pairs": round(metrics.skew(total.pairs), 4),
             },
             skipped=skipped,
+            spike=spike,
         )
         return line, total.stop
+
+
+def _number(loss: float | None) -> float:
+    """Of a line: what is not finite is None there."""
+    return math.nan if loss is None else loss
 
 
 def _peak(arguments: Arguments, precision: str, device: torch.device) -> float | None:
@@ -388,9 +439,9 @@ def _peak(arguments: Arguments, precision: str, device: torch.device) -> float |
     return peak_flops(torch.cuda.get_device_name(device))
 
 
-def _seed(root: str, stage: str, step: int, rank: int) -> int:
-    """For torch's generator at a step: so there is no random state to save, should a model ever draw."""
-    return int.from_bytes(blake3(f"mixc step 1\0{root}\0{stage}\0{step}\0{rank}".encode()).digest(8), "little") >> 1
+def _seed(root: str, stage: str, step: int) -> int:
+    """Of what a model draws at a step, in every process the same: there is no random state to save."""
+    return int.from_bytes(blake3(f"mixc step 2\0{root}\0{stage}\0{step}".encode()).digest(8), "little") >> 1
 
 
 def _check(build: Build, settled: record.Record, place: Place) -> None:

@@ -102,6 +102,7 @@ def save(model: nn.Module, folder: Path, place: Place, /, **about: Any) -> None:
             with (partial / name).open("rb") as file:
                 os.fsync(file.fileno())
         sync_folder(partial)
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed right after
         partial.replace(folder)
         sync_folder(folder.parent)
     barrier()

@@ -24,15 +24,15 @@ from torch import nn
 
 
 class Balance:
-    """Listens to the routers of a language model. Holds what a step has chosen, and what the one before did."""
+    """Listens to the routers of a language model. What the step before has chosen is a buffer of the model's, so that checkpoints and
+    saved weights keep it."""
 
-    def __init__(self, routers: list[nn.Module], experts: int) -> None:
-        self._routers, self._experts = routers, experts
+    def __init__(self, language: nn.Module, routers: list[nn.Module], experts: int, per_token: int) -> None:
+        self._language, self._per_token = language, per_token
         self._heard: list[tuple[torch.Tensor, torch.Tensor]] | None = None
-        self.fractions_LE: torch.Tensor | None = None
-        """float32, of the step before: each layer's adds up to K. None: there was none."""
-        self.chosen_LE: torch.Tensor | None = None
-        """int64: choices of this step so far, on this process."""
+        self._last: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._chosen_LE: torch.Tensor | None = None
+        language.register_buffer("choices_LE", torch.zeros(len(routers), experts, dtype=torch.int64))
         for router in routers:
             router.register_forward_hook(self._hear)
 
@@ -48,32 +48,29 @@ class Balance:
         try:
             yield
         finally:
-            self._heard_last, self._heard = self._heard, None
+            self._last, self._heard = self._heard, None
 
     def loss_sum(self, *, counts: bool) -> torch.Tensor:
-        """float32 scalar: the sum over layers and tokens of E * sum of f_e * p_e, of the last forward pass. `counts`: whether its tokens
-        are data, and not a filler's."""
-        total = self._heard_last[0][0].new_zeros((), dtype=torch.float32)
-        for layer, (logits_TE, choices_TK) in enumerate(self._heard_last):
-            probabilities_TE = logits_TE.float().softmax(-1)
-            if self.fractions_LE is not None and counts:
-                total = total + self._experts * (probabilities_TE @ self.fractions_LE[layer]).sum()
-            else:
-                total = total + 0 * probabilities_TE.sum()  # every process has the same graph
-            self._count(layer, choices_TK, counts)
-        self._heard_last = []
+        """float32 scalar: of the last forward pass the sum over tokens, in the mean over layers, of E * sum of f_e * p_e. `counts`:
+        whether its tokens are data, and not a filler's."""
+        before_LE = self._language.choices_LE
+        layers, experts = before_LE.shape
+        f_LE = (self._per_token * before_LE.double() / before_LE.sum(1, keepdim=True).clamp(min=1)).float()
+        if self._chosen_LE is None:
+            self._chosen_LE = torch.zeros_like(before_LE)
+        total = f_LE.new_zeros(())
+        for layer, (logits_TE, choices_TK) in enumerate(self._last):
+            # times 0 for a filler, so that every process has the same graph
+            total = total + experts * counts / layers * (logits_TE.float().softmax(-1) @ f_LE[layer]).sum()
+            if counts:
+                chosen = choices_TK.detach().flatten()
+                self._chosen_LE[layer].scatter_add_(0, chosen, torch.ones_like(chosen))
+        self._last = []
         return total
 
-    def _count(self, layer: int, choices_TK: torch.Tensor, counts: bool) -> None:
-        if self.chosen_LE is None:
-            shape = (len(self._routers), self._experts)
-            self.chosen_LE = torch.zeros(shape, dtype=torch.int64, device=choices_TK.device)
-        if counts:
-            ones = torch.ones_like(choices_TK.flatten())
-            self.chosen_LE[layer].scatter_add_(0, choices_TK.flatten(), ones)
-
-    def turn(self, chosen_LE: torch.Tensor, per_token: int) -> None:
-        """End a step: `chosen_LE`, summed over all processes, is the next one's f."""
-        total_L1 = chosen_LE.sum(1, keepdim=True).clamp(min=1)
-        self.fractions_LE = (per_token * chosen_LE.double() / total_L1).float()
-        self.chosen_LE = None
+    def turn(self) -> None:
+        """End a step: what all processes have chosen in it is the next one's f. In all processes."""
+        if self._chosen_LE is not None:
+            torch.distributed.all_reduce(self._chosen_LE)
+            self._language.choices_LE.copy_(self._chosen_LE)
+            self._chosen_LE = None

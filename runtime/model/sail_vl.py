@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
 from runtime.batch import Batch
 from runtime.images import normalise
@@ -28,6 +29,11 @@ from shards.manifest import Geometry, TrainSettings
 class SailVL(nn.Module):
     """A vision-language model over packed rows."""
 
+    balance: Balance | None
+    """Of a mixture of experts."""
+    leaf_modules: tuple[type, ...]
+    """What ZeRO 3 gathers whole: see runtime.engine."""
+
     def __init__(self, shape: Architecture, dtype: torch.dtype = torch.float32) -> None:
         """Random weights from torch's generator, drawn in float32 and then rounded, part by part."""
         super().__init__()
@@ -36,8 +42,10 @@ class SailVL(nn.Module):
         self.projector = Projector(shape.vision.hidden, shape.language.hidden, shape.pixel_shuffle).to(dtype)
         self.language = build_language(shape.language).to(dtype)
         restore_rotary(self.language)
-        experts = shape.language.experts
-        self.balance = Balance(routers(self.language), experts) if experts else None
+        self.balance, self.leaf_modules = None, ()
+        if experts := shape.language.experts:
+            self.balance = Balance(self.language, routers(self.language), experts, shape.language.experts_per_token)
+            self.leaf_modules = (Qwen3MoeSparseMoeBlock,)
 
     def prepare(self, settings: TrainSettings) -> None:
         """Take over what a stage's settings say of the loss and of regularisation."""
@@ -50,7 +58,9 @@ class SailVL(nn.Module):
         numbers. `vision` and `language` have blocks."""
         for name, part in (("vision", self.vision.encoder), ("language", self.language.model)):
             if name in parts:
-                part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+                # nothing in a block draws from a generator, whose state it would wait for the device to keep
+                settings = {"use_reentrant": False, "preserve_rng_state": False}
+                part.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
 
     def forward(self, batch: Batch) -> Output:
         """The weighted loss of a micro-batch and each target's cross-entropy; see `Output`."""

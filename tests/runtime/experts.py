@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from runtime import processes
+from runtime.model.head import Output
 from tests.runtime.small import SETTINGS
 
 WIDTH, EXPERTS, STEPS = 256, 4, 4  # matrices over 100,000 elements: ZeRO 3 keeps smaller ones whole
@@ -92,7 +93,8 @@ def main(folder: Path) -> None:
 
     def learn(engine: Engine, steps: range) -> None:
         for step in steps:
-            engine.backward(engine.forward(batch(step, place.rank)), 16.0)  # type: ignore[arg-type]
+            output = Output(engine.forward(batch(step, place.rank)), torch.empty(0))  # type: ignore[arg-type]
+            engine.backward(output, denominator=16.0)
             engine.step(settings.lr)
 
     first = engine()

@@ -88,6 +88,7 @@ def test_no_flag_is_added_without_thought():
         "--keep",
         "--init",
         "--init-vision",
+        "--recompute",
         "--init-language",
         "--continue-from",
         "--log-every",

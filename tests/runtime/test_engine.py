@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from runtime.errors import CheckpointError
 from runtime.loader import Division, Play
+from runtime.model.head import Output
 from runtime.optimizer import freeze
 from runtime.processes import Place
 from shards.digest import digest_file
@@ -53,7 +54,7 @@ def learn(engine, build, step: int, rates=RATES, times: float = 1.0) -> float:
     data = Play(build, "tune", DIVISION, 0)
     for micro in range(DIVISION.micro_steps):
         output = engine.forward(data[step * DIVISION.micro_steps + micro].row.expand())
-        engine.backward(output.loss_sum * times, denominator)
+        engine.backward(output._replace(loss_sum=output.loss_sum * times), denominator=denominator)
     return float(engine.step(rates))
 
 
@@ -148,7 +149,7 @@ def test_a_step_or_micro_step_need_not_use_every_parameter(zero, precision, offl
         for step in range(len(Two.USES)):
             for micro in (0, 1):
                 (model(*two(step, micro)) / 8).backward()
-                engine.backward(engine._deepspeed(*two(step, micro)), 8.0)
+                engine.backward(Output(engine._deepspeed(*two(step, micro)), torch.empty(0)), denominator=8.0)
             for parameter in model.parameters():
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip))
@@ -177,7 +178,7 @@ def test_bf16_gradients_are_added_up_in_fp32(build, zero, offload):
         model = build_model("sail-vl-tiny", GEOMETRY, 7, torch.bfloat16)
         engine = Engine(model, settings, division, zero=zero, precision="bf16", device=CPU, offload=offload)
         for _ in range(division.micro_steps):
-            engine.backward(engine.forward(batch).loss_sum, 1.0)
+            engine.backward(engine.forward(batch), denominator=1.0)
         norms.append(float(engine.step({"projector": 0.0})))
         engine.close()
     assert norms[1] == pytest.approx(32 * norms[0], rel=1e-6)
