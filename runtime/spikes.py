@@ -16,7 +16,7 @@ from shards.manifest import SpikeSettings
 def outlier(loss: float, before: Sequence[float], settings: SpikeSettings) -> bool:
     """Whether `loss` is one. Never before half a window of steps is known. A loss that is not finite is none: such a step changes
     nothing anyway."""
-    if len(before) < settings.window // 2 or not math.isfinite(loss):
+    if len(before) < max(2, settings.window // 2) or not math.isfinite(loss):
         return False
     return loss > statistics.fmean(before) + settings.sigma * statistics.stdev(before)
 

@@ -461,7 +461,7 @@ def _check(build: Build, settled: record.Record, place: Place) -> None:
     if settled.continues is not None:
         if settled.initial != initial.Initial():
             raise ArgumentError("a run begins with --init or with --continue-from, not with both")
-        continued.find(Path(settled.continues), build.manifest, settled, world=place.world)
+        continued.find(Path(settled.continues), build.manifest, settled)
     initial.check(settled.initial)
 
 

@@ -124,9 +124,10 @@ def write_build(
     tokenizer: str = "0" * 64,
     seed: int = 7,
     continues: Continues | None = None,
+    model: str = GEOMETRY.name,
 ) -> Path:
     """A build of these stages: settings, and packs by step. Two token shards a stage, where it has packs for
-    two."""
+    two. `model`: one that has the tiny one's geometry."""
     folder.mkdir(parents=True)
     entries = []
     for name, (settings, steps) in stages.items():
@@ -169,7 +170,7 @@ def write_build(
         seed=seed,
         continues=continues,
         root="",
-        geometry=GEOMETRY,
+        geometry=msgspec.structs.replace(GEOMETRY, name=model),
         tokenizer=tokenizer,
         template="1" * 64,
         stages=entries,
