@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from runtime.errors import ArgumentError
 from shards.store import Place, place
@@ -44,6 +44,9 @@ class Arguments:
     log_every: int = 1
     peak_tflops: float | None = None
     tensorboard: bool = False
+    evaluate: Place | Literal[False] | None = None
+    """False: no longer."""
+    evaluate_every: int | None = None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -147,6 +150,15 @@ def parser() -> argparse.ArgumentParser:
         help="what a device can do in this precision, dense, for the MFU (known of common GPUs in bf16)",
     )
     add("--tensorboard", action="store_true", help="write event files to RUN/tensorboard as well")
+    add(
+        "--eval",
+        type=place,
+        dest="evaluate",
+        metavar="BUILD",
+        help="play another build, forward only, before and after each stage: RUN/evaluations.jsonl",
+    )
+    add("--no-eval", action="store_const", const=False, dest="evaluate", help="go on without the --eval of before")
+    add("--eval-every", type=_at_least(1), dest="evaluate_every", metavar="N", help="and after every N steps of it")
     return made
 
 

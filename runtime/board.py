@@ -7,9 +7,13 @@ new one says from which step on TensorBoard is to forget what the older ones tol
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runtime.errors import ArgumentError
 from runtime.metrics import Line
+
+if TYPE_CHECKING:
+    from runtime.evaluate import Evaluation
 
 FOLDER = "tensorboard"
 
@@ -60,6 +64,13 @@ class Board:
         """What is null, or absent, leaves a gap."""
         for tag, value in scalars(line).items():
             self._writer.add_scalar(tag, value, self._before + line.step)
+
+    def evaluation(self, line: Evaluation) -> None:
+        """At the step that follows: of a run's axis, the number of steps that the weights were trained for."""
+        named = {f"loss_by_source/{name}": loss for name, loss in line.loss_by_source.items()}
+        for tag, value in {"loss": line.loss, **named}.items():
+            if value is not None:
+                self._writer.add_scalar(f"evaluation/{tag}", value, self._before + line.step)
 
     def close(self) -> None:
         self._writer.close()

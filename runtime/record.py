@@ -49,6 +49,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Folder of the run that this one goes on from."""
     offload: bool = False
     """Whether the optimizer's state is on the CPU. A matter of memory, which a resumed run can change."""
+    evaluate: str | None = None
+    """Folder or URL of the build that the weights are evaluated on. This and the next change nothing in training."""
+    evaluate_every: int | None = None
 
     @property
     def initial(self) -> Initial:
@@ -150,6 +153,7 @@ def _new(arguments: Arguments, manifest: Manifest, *, world: int, threads: int, 
         init_language=_absolute(arguments.init_language),
         continues=_absolute(arguments.continue_from),
         offload=bool(arguments.offload),
+        **_evaluation(arguments, None, None),
     )
 
 
@@ -203,7 +207,18 @@ def _continued(found: Record, arguments: Arguments, manifest: Manifest, path: Pa
         stages=together,
         micro_batch=arguments.micro_batch or found.micro_batch,
         offload=found.offload if arguments.offload is None else arguments.offload,
+        **_evaluation(arguments, found.evaluate, found.evaluate_every),
     )
+
+
+def _evaluation(arguments: Arguments, evaluate: str | None, every: int | None) -> dict[str, Any]:
+    """What is evaluated on, and how often: as given, else as before."""
+    given = arguments.evaluate
+    if given is not None:
+        evaluate = str(given.resolve()) if isinstance(given, Path) else given.url if given else None
+    if evaluate is None and arguments.evaluate_every is not None:
+        raise ArgumentError("there is no build to evaluate on", where="--eval-every", mend="--eval EVAL_BUILD")
+    return {"evaluate": evaluate, "evaluate_every": (arguments.evaluate_every or every) if evaluate else None}
 
 
 @contextmanager

@@ -23,7 +23,7 @@ import msgspec
 from blake3 import blake3
 from rich.console import Console
 
-from runtime import board, checkpoint, continued, initial, metrics, processes, record, weights
+from runtime import board, checkpoint, continued, evaluate, initial, metrics, processes, record, weights
 from runtime.arguments import Arguments
 from runtime.engine import Engine
 from runtime.errors import ArgumentError, CheckpointError, DivergedError, StoppedError
@@ -35,6 +35,7 @@ from runtime.search import Act, SearchState, advance
 from runtime.spikes import outlier, remember
 from shards.build import Build, StageReader
 from shards.manifest import StageEntry
+from shards.store import place as build_place
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +48,7 @@ AVERAGES = "averages"
 SEARCH = "search"
 """Folder of what a search for a learning rate may go back to."""
 
-_RESERVED = {checkpoint.FOLDER, record.NAME, metrics.NAME, board.FOLDER, AVERAGES, SEARCH}
+_RESERVED = {checkpoint.FOLDER, record.NAME, metrics.NAME, evaluate.NAME, board.FOLDER, AVERAGES, SEARCH}
 
 
 class Run:
@@ -66,6 +67,7 @@ class Run:
         """The signal that asked this process to stop."""
         self.stopped = ""
         """What to say of it, once all processes have stopped at one step."""
+        self.evaluator: evaluate.Evaluator | None = None
 
     def done(self, entry: StageEntry) -> bool:
         """Whether the stage's weights are saved. Raises CheckpointError if something else stands there."""
@@ -97,6 +99,8 @@ class Run:
         step = start[1].step if start else 0
         if self.place.first:
             metrics.cut(self.out, finished, left[0].name if left else None, step)
+            evaluate.cut(self.out, finished, left[0].name if left else None, step)
+        self.evaluator = self._evaluator() if left else None
         if not left:
             self.console.print(f"{self.out}: all stages are trained", markup=False, highlight=False, soft_wrap=True)
         before = sum(entry.steps for entry in self.stages if entry.name in finished)
@@ -113,6 +117,22 @@ class Run:
                 break
             before += entry.steps
             previous, start = self.out / entry.name, None
+
+    def _evaluator(self) -> evaluate.Evaluator | None:
+        settled = self.settled
+        if settled.evaluate is None:
+            return None
+        return evaluate.Evaluator(
+            build_place(settled.evaluate),
+            self.out,
+            self.place,
+            self.device,
+            every=settled.evaluate_every,
+            micro_batch=settled.micro_batch,
+            workers=self.arguments.workers,
+            console=self.console,
+            stopping=lambda: self.stop is not None,
+        )
 
     def _checkpoint(self, entry: StageEntry, finished: list[str]) -> tuple[Path, checkpoint.State] | None:
         """The checkpoint to go on from in `entry`, if it is of that stage."""
@@ -247,6 +267,7 @@ class Run:
                 f"warm-up {entry.train.warmup_steps}, loss {entry.train.loss}",
             ),
             ("a model that knows nothing", f"loss ln {geometry.vocab_size} = {math.log(geometry.vocab_size):.2f}"),
+            *([("evaluated on", self.evaluator.described)] if self.evaluator else []),
             *([("peak of a device", f"{self.peak / 1e12:g} TFLOP/s")] if self.peak else []),
             ("ready in", f"{seconds:.1f} s"),
         ]
@@ -271,6 +292,8 @@ class Run:
             shown = board.Board(self.out, before=sum(stage.steps for stage in earlier), step=state.step)
         try:
             while state.step < last:
+                if self.evaluator:
+                    self.evaluator.at(engine, entry, state.step, shown)
                 line, stop = self._step(engine, entry, stage, division, state, micros)
                 bad = line.grad_norm is None
                 state = msgspec.structs.replace(
@@ -313,6 +336,8 @@ class Run:
                 if stop:
                     self.stopped = f"stopped after step {line.step} of stage {entry.name!r}, which is saved"
                     break
+            if self.evaluator and not self.stopped:
+                self.evaluator.at(engine, entry, last, shown)
         finally:
             if log:
                 log.sync()
@@ -463,6 +488,8 @@ def _check(build: Build, settled: record.Record, place: Place) -> None:
             raise ArgumentError("a run begins with --init or with --continue-from, not with both")
         continued.find(Path(settled.continues), build.manifest, settled)
     initial.check(settled.initial)
+    if settled.evaluate is not None:
+        evaluate.check(build_place(settled.evaluate), build.manifest)
 
 
 def train(arguments: Arguments, build: Build) -> None:
