@@ -35,6 +35,18 @@ HEAD = "language.lm_head.weight"
 """Stored when it is not the embedding table."""
 
 
+class Ingredient(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the models that an average is made of."""
+
+    weights: str
+    """blake3 of its model.safetensors."""
+    share: float
+    """All add up to 1."""
+    root: str
+    stage: str
+    steps: int
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """What config.json says of the weights beside it. Unknown fields are left for newer versions."""
 
@@ -43,8 +55,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the architecture."""
     geometry: dict[str, Any]
     root: str
-    """Of the build that the last stage was trained from."""
+    """Of the build that the last stage was trained from. Of an average: of all that it is made of; empty if they differ."""
     stage: str
+    """Empty for an average."""
     steps: int
     """Of that stage."""
     precision: str
@@ -53,6 +66,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Name to the name that its tensor is stored under."""
     weights: str
     """blake3 of model.safetensors."""
+    soup: list[Ingredient] | msgspec.UnsetType = msgspec.UNSET
+    """What an average is made of (runtime.soup)."""
 
 
 def tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -92,20 +107,26 @@ def save(model: nn.Module, folder: Path, place: Place, /, **about: Any) -> None:
     """
     whole = gather(model, place)
     if place.first:
-        partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_file(whole, partial / FILE, metadata={"format": "pt"})
-        config = Config(format=FORMAT, shared=tensors(model)[1], weights=digest_file(partial / FILE), **about)
-        (partial / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n")
-        for name in (FILE, CONFIG):
-            with (partial / name).open("rb") as file:
-                os.fsync(file.fileno())
-        sync_folder(partial)
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed right after
-        partial.replace(folder)
-        sync_folder(folder.parent)
+        write(folder, whole, shared=tensors(model)[1], **about)
     barrier()
+
+
+def write(folder: Path, whole: dict[str, torch.Tensor], /, **about: Any) -> None:
+    """Write tensors by name to `folder`, which appears when it is whole, in the place of what was there. `about` are
+    Config's fields but `format` and `weights`."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file(whole, partial / FILE, metadata={"format": "pt"})
+    config = Config(format=FORMAT, weights=digest_file(partial / FILE), **about)
+    (partial / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n")
+    for name in (FILE, CONFIG):
+        with (partial / name).open("rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(partial)
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed right after
+    partial.replace(folder)
+    sync_folder(folder.parent)
 
 
 def read_config(folder: Path) -> Config | None:

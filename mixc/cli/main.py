@@ -38,6 +38,11 @@ app.command(
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(run.export)
+app.command(
+    rich_help_panel="Train",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(run.soup)
 app.command(rich_help_panel="Train")(ask.chat)
 app.command(rich_help_panel="Train")(doctor.doctor)
 app.command(rich_help_panel="Look")(look.diff)

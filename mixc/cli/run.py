@@ -40,5 +40,10 @@ def export(context: typer.Context) -> None:
     _become([sys.executable, "-m", "runtime.export", *context.args])
 
 
+def soup(context: typer.Context) -> None:
+    """Average the weights of models that were trained from the same one."""
+    _become([sys.executable, "-m", "runtime.soup", *context.args])
+
+
 def _become(program: list[str]) -> None:
     os.execv(program[0], program)
