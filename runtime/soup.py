@@ -145,8 +145,9 @@ def _averages(files: Sequence[TensorFiles], given: Sequence[float]) -> Iterator[
         summed = torch.zeros(shape, dtype=torch.float64)
         for file, weight in zip(files, given, strict=True):
             summed += file.read(name).double().mul_(weight)
-        average = summed.div_(total).to(dtype)
-        if not average.isfinite().all():
+        mean = summed.div_(total)
+        average = (mean if dtype.is_floating_point else mean.round()).to(dtype)  # counts stay whole numbers
+        if not mean.isfinite().all():
             raise CheckpointError("a weight is not finite", where=name, why="the average would not be")
         yield name, average
 
@@ -183,8 +184,9 @@ def _family(folder: Path) -> tuple[set[str], bool]:
         family.add(config.weights)
         if config.soup:
             return family | {each.weights for each in config.soup}, False
-        run = folder.resolve().parent
-        if not (run / record.NAME).exists():
+        above = folder.resolve().parents[:2]  # a moving average lies a folder deeper than its stage
+        run = next((each for each in above if (each / record.NAME).exists()), None)
+        if run is None:
             return family, False
         settled = record.read(run)
         if config.root != settled.root or config.stage not in settled.stages:  # it was moved here

@@ -81,6 +81,22 @@ def test_bf16_is_summed_in_fp64_too(tmp_path):
     assert torch.equal(made, torch.tensor((1 + 2.0**-7) / 3, dtype=torch.float64).bfloat16().expand(size))
 
 
+def test_counts_of_a_mixture_of_experts_stay_whole(tmp_path):
+    """A mixture's routers leave how often each expert was chosen."""
+    name, counts = "sail-vl-tiny-moe", "language.choices_LE"
+    models = []
+    for seed, count in ((1, 4), (2, 7)):
+        model = build_model(name, msgspec.structs.replace(GEOMETRY, name=name), seed)
+        model.get_buffer(counts).fill_(count)
+        own, shared = weights.tensors(model)
+        about = {**ABOUT, "model": name, "stage": "tune", "precision": "fp32", "shared": shared}
+        weights.write(tmp_path / str(seed), {key: each.detach() for key, each in own.items()}, **about)
+        models.append(tmp_path / str(seed))
+    soup(models, tmp_path / "out", [1, 3])
+    made = of(tmp_path / "out")[counts]
+    assert made.dtype == torch.int64 and (made == 6).all()  # 25 / 4
+
+
 def test_the_order_in_which_models_are_given_changes_no_byte(three, tmp_path):
     given = [0.5, 0.3, 0.2]
     made = []
@@ -186,6 +202,8 @@ def test_models_that_are_not_of_one_family_are_warned_of(build, tmp_path, capsys
         assert warnings(pair) == [], pair
     (said,) = warnings([one / "tune", two / "tune", stranger / "tune"])
     assert said.startswith(f"{one / 'tune'} and {stranger / 'tune'} were not trained from the same weights")
+    average = saved(base / "averages" / "tune", 9, root=read_manifest(build).root)
+    assert warnings([average, one / "tune"]) == []
     shutil.copytree(two / "tune", tmp_path / "elsewhere" / "weights")
     (said,) = warnings([one / "tune", tmp_path / "elsewhere" / "weights"])
     assert "is not known" in said and f"the history of {tmp_path / 'elsewhere' / 'weights'} is not" in said
