@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from runtime import evaluate
+from runtime.collate import SourceTable, collate
 from runtime.evaluate import Evaluation, deal
+from runtime.loader import source_index, source_names
 from runtime.model.sail_vl import build_model
 from shards.build import Build
+from shards.manifest import read_manifest, with_root, write_manifest
 from shards.pack import EMPTY_PACK
 from tests.runtime import launching
 from tests.runtime.launching import lines, weights
@@ -26,6 +29,21 @@ def evaluations(run):
     """evaluations.jsonl, without the seconds, which hang on the machine."""
     found = [msgspec.json.decode(line) for line in (run / evaluate.NAME).read_bytes().splitlines()]
     return [{name: value for name, value in each.items() if name != "seconds"} for each in found]
+
+
+def mean(build, model):
+    """The weighted loss over a build, and by source, computed here pack by pack."""
+    stages = build.manifest.stages
+    names = source_names(stages)
+    sums = torch.zeros(2, len(names), dtype=torch.float64)
+    for entry in stages:
+        for pack in map(build.stage(entry.name).pack, range(entry.packs)):
+            row, totals = collate([pack], build.image, GEOMETRY, SourceTable(source_index(stages)))
+            batch = row.expand()
+            with torch.no_grad():
+                sums[0].index_add_(0, batch.sources_N, (batch.weights_N * model(batch).ce_N).double())
+            sums[1] += torch.tensor(totals.weights, dtype=torch.float64)
+    return float(sums[0].sum() / sums[1].sum()), dict(zip(names, (sums[0] / sums[1]).tolist(), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -93,24 +111,10 @@ class TestARun:
         assert len({each["loss"] for each in found}) == len(found) - 1, "and otherwise others"
 
     def test_the_loss_is_the_weighted_mean_over_all_supervised_tokens(self, evaluated, held):
-        """Computed here pack by pack, with the weights that a run begins with."""
-        from runtime.collate import SourceTable, collate
-        from runtime.loader import source_index, source_names
-
-        opened, model = Build.open(held), build_model("sail-vl-tiny", GEOMETRY, 7).eval()
-        stages = opened.manifest.stages
-        sums = torch.zeros(2, 3, dtype=torch.float64)
-        for entry in stages:
-            for pack in map(opened.stage(entry.name).pack, range(entry.packs)):
-                row, totals = collate([pack], opened.image, GEOMETRY, SourceTable(source_index(stages)))
-                batch = row.expand()
-                with torch.no_grad():
-                    sums[0].index_add_(0, batch.sources_N, (batch.weights_N * model(batch).ce_N).double())
-                sums[1] += torch.tensor(totals.weights, dtype=torch.float64)
         first = evaluations(evaluated)[0]
-        assert first["loss"] == pytest.approx(float(sums[0].sum() / sums[1].sum()), abs=1e-6)
-        expected = dict(zip(source_names(stages), (sums[0] / sums[1]).tolist(), strict=True))
-        assert first["loss_by_source"] == pytest.approx(expected, abs=1e-6)
+        loss, by_source = mean(Build.open(held), build_model("sail-vl-tiny", GEOMETRY, 7).eval())
+        assert first["loss"] == pytest.approx(loss, abs=1e-6)
+        assert first["loss_by_source"] == pytest.approx(by_source, abs=1e-6)
 
     @pytest.mark.parametrize("zero", [0, 1, 2, 3])
     def test_trains_the_same_with_and_without(self, train, build, held, evaluated, tmp_path, zero):
@@ -124,6 +128,27 @@ class TestARun:
             if expected := known.pop((each["stage"], each["step"]), None):
                 assert each["loss"] == pytest.approx(expected, abs=1e-5)
         assert not known
+
+    def test_trains_the_same_also_where_training_and_evaluating_differ(self, train, held, tmp_path):
+        """A mixture of experts, which counts their choices, with branches that are dropped, smoothing, and a moving average."""
+        settings = msgspec.structs.replace(SETTINGS, drop_path=0.5, label_smoothing=0.2, ema=0.9)
+        builds = [
+            write_build(tmp_path / "build", {"tune": (settings, steps_of(2, 3))}),
+            shutil.copytree(held, tmp_path / "held"),
+        ]
+        for folder in builds:
+            manifest = read_manifest(folder)
+            geometry = msgspec.structs.replace(manifest.geometry, name="sail-vl-tiny-moe")
+            write_manifest(folder, with_root(msgspec.structs.replace(manifest, geometry=geometry)))
+        train(builds[0], "--out", tmp_path / "without")
+        train(builds[0], "--out", tmp_path / "with", "--eval", builds[1], "--eval-every", 1)
+        assert weights(tmp_path / "with") == weights(tmp_path / "without")
+        assert weights(tmp_path / "with" / "averages") == weights(tmp_path / "without" / "averages") != {}
+        first = evaluations(tmp_path / "with")[0]
+        model = build_model("sail-vl-tiny-moe", geometry, 7).eval()
+        assert first["loss"] == pytest.approx(mean(Build.open(builds[1]), model)[0], abs=1e-6), (
+            "plain, and nothing dropped"
+        )
 
     @pytest.mark.parametrize("micro_batch", [2, 4])
     def test_the_loss_does_not_depend_on_the_micro_batch(self, train, build, held, evaluated, tmp_path, micro_batch):
