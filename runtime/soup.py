@@ -85,7 +85,7 @@ def soup(folders: Sequence[Path], out: Path, given: Sequence[float] | None = Non
 def _models(folders: Sequence[Path], given: Sequence[float] | None) -> list[Model]:
     """In the order of their digests."""
     if len(folders) < 2:
-        raise ArgumentError("an average takes two models or more", where=PROGRAM)
+        raise ArgumentError("an average takes two models or more")
     if given is None:
         given = [1.0] * len(folders)
     if len(given) != len(folders):
@@ -203,7 +203,7 @@ def _family(folder: Path) -> tuple[set[str], bool]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ArgumentError(message, where=PROGRAM, mend=f"see `{PROGRAM} --help`")
+        raise ArgumentError(message, mend=f"see `{PROGRAM} --help`")
 
 
 def _numbers(text: str) -> list[float]:

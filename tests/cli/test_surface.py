@@ -21,6 +21,7 @@ SURFACE = {
     "compile": {"spec", "--out", "-o", "--set", "--workers", "-j", "--locked", "--json", "--help"},
     "schema": {"--help"},
     "train": set(),  # its flags are the trainer's (tests/runtime/test_arguments.py) and the launcher's (tests/launch)
+    "soup": set(),  # tests/runtime/test_soup.py
     "doctor": {"--json", "--help"},
     "diff": {"a", "b", "--workers", "-j", "--json", "--help"},
     "inspect": {"build", "--stage", "--pack", "--json", "--help"},

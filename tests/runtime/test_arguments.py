@@ -46,6 +46,10 @@ def test_all_flags():
             "--peak-tflops",
             "61.5",
             "--tensorboard",
+            "--eval",
+            "E",
+            "--eval-every",
+            "7",
         ]
     )
     assert given == Arguments(
@@ -65,6 +69,8 @@ def test_all_flags():
         log_every=10,
         peak_tflops=61.5,
         tensorboard=True,
+        evaluate=Path("E"),
+        evaluate_every=7,
     )
 
 
@@ -94,6 +100,9 @@ def test_no_flag_is_added_without_thought():
         "--log-every",
         "--peak-tflops",
         "--tensorboard",
+        "--eval",
+        "--no-eval",
+        "--eval-every",
     }
 
 

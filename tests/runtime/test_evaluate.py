@@ -219,16 +219,20 @@ class TestARun:
         assert "--eval-every: there is no build" in train(build, "--out", tmp_path / "run", "--eval-every", 2, status=2)
         assert not (tmp_path / "run" / "run.json").exists()
 
-    def test_is_shown_and_told_to_tensorboard(self, train, build, held, evaluated, tmp_path):
+    def test_is_shown(self, train, build, held, evaluated, tmp_path):
+        said = train(build, "--out", tmp_path, "--zero", 0, "--eval", held, "--eval-every", 2, "--max-steps", 1)
+        loss = evaluations(evaluated)[0]["loss"]
+        assert f"evaluation  align 0/3  loss {loss:.4f}  captions " in said
+        assert "evaluated on: build, root" in said and ", every 2 steps" in said
+
+    def test_is_told_to_tensorboard_and_stays_there_after_a_resume(self, train, build, held, evaluated, tmp_path):
         pytest.importorskip("tensorboard", reason="needs the package tensorboard")
         from tests.runtime.test_board import told
 
         flags = ("--out", tmp_path, "--zero", 0, "--tensorboard")
-        said = train(build, *flags, "--eval", held, "--eval-every", 2, "--max-steps", 2)
+        train(build, *flags, "--eval", held, "--eval-every", 2, "--max-steps", 2)
         known = {(each["stage"], each["step"]): each for each in evaluations(evaluated)}
         losses = [known["align", step]["loss"] for step in (0, 2, 3)] + [known["tune", 2]["loss"]]
-        assert f"evaluation  align 0/3  loss {losses[0]:.4f}  captions " in said
-        assert "evaluated on: build, root" in said and ", every 2 steps" in said
         train(build, *flags, "--resume", "--max-steps", 5)
         assert told(tmp_path, "evaluation/loss") == [
             (step, pytest.approx(loss, abs=1e-6)) for step, loss in zip((0, 2, 3, 5), losses, strict=True)
