@@ -32,8 +32,13 @@ FORMATS = ("released", "transformers")
 _EMBEDDINGS = "language.model.embed_tokens.weight"
 
 
-def export(folder: Path, out: Path, form: str) -> Architecture:
+def export(
+    folder: Path, out: Path, form: str, *, template: str = "univl-chat", beside: Path | None = None
+) -> Architecture:
     """Write the weights in `folder`, which a stage was saved in, to a new folder `out`. Returns the model's shape.
+
+    `template` is the name of the chat template that they were trained with; the files in the folder `beside` come along, so that
+    nobody sees weights without them.
 
     Raises CheckpointError for weights that are not whole, ArgumentError for a form that the model does not have or a folder that
     is not empty.
@@ -59,9 +64,12 @@ def export(folder: Path, out: Path, form: str) -> Architecture:
         tied = weights.HEAD not in files.names
         sizes = {name: size for entry in plan for name, size in _sizes(entry, files)}
         tensor_files.write(partial, _tensors(plan, files), sizes)
-    about = _config(shape, geometry, config, form=form, tied=tied)
+    about = _config(shape, geometry, config, form=form, tied=tied, template=template)
     with atomic_write(partial / "config.json") as file:
         file.write(msgspec.json.format(msgspec.json.encode(about), indent=2) + b"\n")
+    for path in sorted(beside.iterdir()) if beside else ():
+        with atomic_write(partial / path.name) as file:
+            file.write(path.read_bytes())
     if out.exists():
         out.rmdir()
     partial.replace(out)
@@ -117,11 +125,11 @@ def _tensors(plan: Sequence[Entry], files: TensorFiles) -> Iterator[tuple[str, t
 
 
 def _config(
-    shape: Architecture, geometry: Geometry, config: weights.Config, *, form: str, tied: bool
+    shape: Architecture, geometry: Geometry, config: weights.Config, *, form: str, tied: bool, template: str
 ) -> dict[str, Any]:
     dtype = {"fp32": "float32", "bf16": "bfloat16"}[config.precision]
     if form == "released":
-        return released.config(
+        about = released.config(
             shape,
             tied=tied,
             min_tiles=geometry.min_tiles,
@@ -129,6 +137,7 @@ def _config(
             thumbnail=geometry.thumbnail,
             dtype=dtype,
         )
+        return {**about, "template": template}
     from transformers import InternVLConfig
 
     from runtime.model.language import language_settings
@@ -158,12 +167,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="a folder that a stage was saved in: RUN/STAGE")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     parser.add_argument("--format", choices=FORMATS, default="released", help="the form (released)")
+    parser.add_argument("--template", default="univl-chat", help="name of the chat template (univl-chat)")
+    parser.add_argument("--beside", type=Path, metavar="DIR", help="a folder of files that come along")
     arguments = parser.parse_args(argv)
     try:
-        shape = export(arguments.weights, arguments.out, arguments.format)
+        shape = export(
+            arguments.weights, arguments.out, arguments.format, template=arguments.template, beside=arguments.beside
+        )
     except (TrainError, ShardError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     print(f"{arguments.out}: {shape.name}, {arguments.format}")
     return 0
 

@@ -50,6 +50,7 @@ PASSES = [
     "report",
     "launch",
     "doctor",
+    "ask",
     "cli",
 ]
 

@@ -4,18 +4,70 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from mixc.errors import BuildError, SpecError
 from mixc.measure.family import FAMILIES, IMAGE_CONTEXT, IMAGE_END, IMAGE_START, PAD
-from mixc.measure.template import Template, template_named
+from mixc.measure.template import TEMPLATES, Template, template_named
 from mixc.measure.tokenizer import Tokenizer, load_tokenizer
 from shards.manifest import Geometry
 
 CONFIG = "config.json"
 RUN = "run.json"
+TOKENIZER = "tokenizer.json"
+
+_Count = Annotated[int, Meta(ge=1)]
+
+
+class _Parts(msgspec.Struct, frozen=True):
+    """Digests of what a run's texts were made tokens with."""
+
+    tokenizer: str = ""
+    template: str = ""
+
+
+class _Run(msgspec.Struct, frozen=True):
+    """What is asked of run.json."""
+
+    stages: list[str]
+    parts: _Parts
+
+
+class _Trained(msgspec.Struct, frozen=True):
+    """What is asked of the config.json beside a stage's weights."""
+
+    geometry: Geometry
+
+
+class _Language(msgspec.Struct, frozen=True):
+    model_type: str
+    vocab_size: _Count
+
+
+class _Vision(msgspec.Struct, frozen=True):
+    patch_size: _Count = 14
+
+
+class _Released(msgspec.Struct, frozen=True):
+    """What is asked of a released model's config.json; what it leaves out is what the family has."""
+
+    llm_config: _Language
+    vision_config: _Vision
+    force_image_size: _Count = 448
+    downsample_ratio: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    max_dynamic_patch: _Count = 12
+    min_dynamic_patch: _Count = 1
+    use_thumbnail: bool = True
+    template: str = "univl-chat"
+
+
+_TOKENIZERS = {"qwen2": "qwen2.5", "qwen3": "qwen3", "qwen3_moe": "qwen3"}
+"""Of the family's language models."""
+_STAND_INS = {"sailvl-chat": "univl-chat"}
+"""Templates of releases that have another name here: what SAIL-VL 1 to 1.6 put into theirs is not published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +81,26 @@ class Model:
 def find(path: Path, *, tokenizer: str | None, template: str | None, cache: Path) -> Model:
     """The model at `path`: a run (its last trained stage), the folder of a stage, or a released model.
 
-    Its tokenizer is the one beside it, else the one of its family; `tokenizer` and `template` say otherwise. Raises BuildError
-    when there is no model, SpecError when the run was trained with another tokenizer.
+    Its tokenizer is the one beside it, else the one that its run was trained with, else its family's; `tokenizer` and `template`
+    say otherwise. Raises BuildError when there is no model, SpecError when the run was trained with another tokenizer.
     """
-    folder = _last_stage(path) if (path / RUN).exists() else path
-    config = _read(folder / CONFIG)
-    if "geometry" in config:
-        return _trained(folder, config, tokenizer, template, cache)
-    return _released(folder, config, tokenizer, template, cache)
+    run = _run(path)
+    folder = path if run is None else _last_stage(path, run)
+    data = _bytes(folder / CONFIG)
+    if "geometry" in _decoded(data, folder / CONFIG, dict[str, Any]):
+        return _trained(folder, _decoded(data, folder / CONFIG, _Trained).geometry, tokenizer, template, cache)
+    return _released(folder, data, tokenizer, template, cache)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _run(folder: Path) -> _Run | None:
+    """The run whose folder it is."""
+    path = folder / RUN
+    return _decoded(_bytes(path), path, _Run) if path.exists() else None
+
+
+def _bytes(path: Path) -> bytes:
     try:
-        found = msgspec.json.decode(path.read_bytes())
+        return path.read_bytes()
     except FileNotFoundError:
         raise BuildError(
             "no model here",
@@ -49,76 +108,121 @@ def _read(path: Path) -> dict[str, Any]:
             why=f"there is no {path.name}",
             mend="give a run, a folder RUN/STAGE, or the folder of a released model",
         ) from None
-    except (OSError, msgspec.DecodeError) as error:
+    except OSError as error:
+        raise BuildError("no model here", where=str(path), why=error.strerror or str(error)) from None
+
+
+T = TypeVar("T")
+
+
+def _decoded(data: bytes, path: Path, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BuildError("not a model's description", where=str(path), why=str(error)) from None
-    if not isinstance(found, dict):
-        raise BuildError("not a model's description", where=str(path), why="it is no JSON object")
-    return found
 
 
-def _last_stage(run: Path) -> Path:
-    stages: list[str] = _read(run / RUN).get("stages", [])
-    trained = [run / stage for stage in stages if (run / stage / CONFIG).exists()]
+def _last_stage(folder: Path, run: _Run) -> Path:
+    trained = [folder / stage for stage in run.stages if (folder / stage / CONFIG).exists()]
     if not trained:
         raise BuildError(
             "no stage of this run is trained to its end",
-            where=str(run),
+            where=str(folder),
             mend="go on with `mixc train --resume`; a stage can be asked when its folder is there",
         )
     return trained[-1]
 
 
-def _trained(folder: Path, config: dict[str, Any], tokenizer: str | None, template: str | None, cache: Path) -> Model:
-    try:
-        geometry = msgspec.convert(config["geometry"], Geometry)
-    except msgspec.ValidationError as error:
-        raise BuildError("not a model's description", where=str(folder / CONFIG), why=str(error)) from None
+def _trained(folder: Path, geometry: Geometry, tokenizer: str | None, template: str | None, cache: Path) -> Model:
+    run = _run(folder.resolve().parent)
+    parts = _Parts() if run is None else run.parts
     family = FAMILIES.get(geometry.name)
-    name = tokenizer or (family.tokenizer if family else None)
-    if name is None:
+    kept = cache / "tokenizers" / parts.tokenizer if parts.tokenizer else None
+    if tokenizer is not None:
+        name = tokenizer
+    elif kept is not None and (kept / TOKENIZER).is_file():
+        name = str(kept)  # the compiler keeps all that it has used
+    elif family is not None:
+        name = family.tokenizer
+    else:
         raise BuildError(
             f"which tokenizer {geometry.name} has is not known", where=str(folder), mend="say it: --tokenizer"
         )
     found = load_tokenizer(name, base=Path.cwd(), cache=cache)
-    parts = _read(folder.parent / RUN).get("parts", {}) if (folder.parent / RUN).exists() else {}
-    if parts.get("tokenizer", found.digest) != found.digest:
+    if parts.tokenizer and parts.tokenizer != found.digest:
         raise SpecError(
             f"the run was trained with another tokenizer than {name!r}",
             where=str(folder),
-            why=f"its digest is {parts['tokenizer'][:16]}, this one's is {found.digest[:16]}",
+            why=f"its digest is {parts.tokenizer[:16]}, this one's is {found.digest[:16]}",
             mend="give the one that the spec named: --tokenizer",
         )
-    chosen = template_named(template or (family.template if family else "univl-chat"))
-    if template is None and parts.get("template", chosen.digest) != chosen.digest:
+    ids = (geometry.image_start_id, geometry.image_end_id, geometry.image_context_id)
+    if ids != tuple(found.special(each) for each in (IMAGE_START, IMAGE_END, IMAGE_CONTEXT)):
         raise SpecError(
-            "the run was trained with another chat template", where=str(folder), mend="say it: --template chatml"
+            f"the model was trained with another tokenizer than {name!r}",
+            where=str(folder),
+            why=f"its images stand at tokens {', '.join(map(str, ids))}, which this one has other texts for",
+            mend="give the one that the spec named: --tokenizer",
         )
+    if template is None and parts.template:
+        chosen = next((each for each in TEMPLATES.values() if each.digest == parts.template), None)
+        if chosen is None:
+            raise SpecError(
+                "the run was trained with a chat template that is not known here",
+                where=str(folder),
+                why=f"its digest is {parts.template[:16]}",
+                mend=f"say which comes close: --template with one of {', '.join(TEMPLATES)}",
+            )
+    else:
+        chosen = template_named(template or (family.template if family else "univl-chat"))
     return Model(folder, geometry, found, chosen)
 
 
-def _released(folder: Path, config: dict[str, Any], tokenizer: str | None, template: str | None, cache: Path) -> Model:
-    language = config.get("llm_config")
-    if not isinstance(language, dict) or "vision_config" not in config:
-        raise BuildError("not a model of the SAIL-VL family", where=str(folder / CONFIG), why="it has no llm_config")
-    own = "." if (folder / "tokenizer.json").exists() else None
-    family = "qwen2.5" if language.get("model_type") == "qwen2" else "qwen3"
-    if tokenizer is None and own:
-        found = load_tokenizer(own, base=folder, cache=cache)
+def _released(folder: Path, data: bytes, tokenizer: str | None, template: str | None, cache: Path) -> Model:
+    path = folder / CONFIG
+    found = _decoded(data, path, dict[str, Any])
+    if not {"llm_config", "vision_config"} <= found.keys():
+        raise BuildError(
+            "not a model of the SAIL-VL family",
+            where=str(path),
+            why="it has no llm_config and vision_config",
+            mend="what `mixc export --format transformers` wrote is for transformers; export as released to ask it here"
+            if "text_config" in found
+            else "",
+        )
+    config = _decoded(data, path, _Released)
+    language = config.llm_config
+    if language.model_type not in _TOKENIZERS:
+        raise BuildError(
+            "not a model of the SAIL-VL family",
+            where=str(path),
+            why=f"its language model is a {language.model_type!r}, not one of {', '.join(_TOKENIZERS)}",
+        )
+    if template is None and _STAND_INS.get(config.template, config.template) not in TEMPLATES:
+        raise BuildError(
+            f"its chat template {config.template!r} is not known here",
+            where=str(path),
+            mend=f"say which comes close: --template with one of {', '.join(TEMPLATES)}",
+        )
+    if tokenizer is None and (folder / TOKENIZER).exists():
+        vocabulary = load_tokenizer(".", base=folder, cache=cache)
     else:
-        found = load_tokenizer(tokenizer or family, base=Path.cwd(), cache=cache)
-    side = int(config.get("force_image_size", 448))
-    patch = int(config["vision_config"].get("patch_size", 14))
+        name = tokenizer or _TOKENIZERS[language.model_type]
+        vocabulary = load_tokenizer(name, base=Path.cwd(), cache=cache)
+    side = config.force_image_size // config.vision_config.patch_size * config.downsample_ratio
     geometry = Geometry(
         name="released",
-        tile_size=side,
-        tokens_per_tile=int((side // patch) ** 2 * float(config.get("downsample_ratio", 0.5)) ** 2),
-        max_tiles=int(config.get("max_dynamic_patch", 12)),
-        min_tiles=int(config.get("min_dynamic_patch", 1)),
-        thumbnail=bool(config.get("use_thumbnail", True)),
-        vocab_size=int(language.get("vocab_size", 0)),
-        image_start_id=found.special(IMAGE_START),
-        image_end_id=found.special(IMAGE_END),
-        image_context_id=found.special(IMAGE_CONTEXT),
-        pad_id=found.special(PAD),
+        tile_size=config.force_image_size,
+        tokens_per_tile=int(side) ** 2,
+        max_tiles=config.max_dynamic_patch,
+        min_tiles=config.min_dynamic_patch,
+        thumbnail=config.use_thumbnail,
+        vocab_size=language.vocab_size,
+        image_start_id=vocabulary.special(IMAGE_START),
+        image_end_id=vocabulary.special(IMAGE_END),
+        image_context_id=vocabulary.special(IMAGE_CONTEXT),
+        pad_id=vocabulary.special(PAD),
     )
-    return Model(folder, geometry, found, template_named(template or "univl-chat"))
+    return Model(
+        folder, geometry, vocabulary, template_named(template or _STAND_INS.get(config.template, config.template))
+    )

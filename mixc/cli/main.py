@@ -37,12 +37,8 @@ app.command(
     rich_help_panel="Train",
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)(run.export)
-app.command(
-    rich_help_panel="Train",
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(run.soup)
+app.command(rich_help_panel="Train")(run.export)
 app.command(rich_help_panel="Train")(ask.chat)
 app.command(rich_help_panel="Train")(doctor.doctor)
 app.command(rich_help_panel="Look")(look.diff)
@@ -61,7 +57,7 @@ def main() -> None:
         _fail(f"{error.prefix}{error}")
     except SystemExit as leaving:  # what typer makes of a command's end, and of ctrl-C
         if leaving.code == INTERRUPTED:
-            print("interrupted: what is finished is kept, run the command again to go on", file=sys.stderr)
+            print("interrupted: what a compile or a run has finished is kept, start it again to go on", file=sys.stderr)
         raise
     except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

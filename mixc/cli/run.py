@@ -1,10 +1,14 @@
-"""`mixc train`: starts the trainer, which is another program, and gets out of its way."""
+"""`mixc train`, `soup` and `export`: start another program, and get out of its way."""
 
 from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -35,9 +39,31 @@ def train(context: typer.Context) -> None:
     _become(program)
 
 
-def export(context: typer.Context) -> None:
-    """Write trained weights as the SAIL-VL models are published, or as transformers opens them."""
-    _become([sys.executable, "-m", "runtime.export", *context.args])
+def export(
+    weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="a run, or a folder that a stage was saved in")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="a new folder")],
+    form: Annotated[
+        str, typer.Option("--format", help="released, or transformers for plain transformers")
+    ] = "released",
+    tokenizer: Annotated[
+        str | None, typer.Option(help="a name, a folder or a tokenizer.json (the model's own)")
+    ] = None,
+    template: Annotated[str | None, typer.Option(help="chat template (the model's own)")] = None,
+) -> None:
+    """Write trained weights as the SAIL-VL models are published, or as transformers opens them, with their tokenizer."""
+    from mixc.ask import beside
+    from mixc.ask.model import find
+    from mixc.errors import MixcError
+    from shards.cache_folder import cache_folder
+
+    if form not in beside.FORMS:
+        raise MixcError(f"--format is {' or '.join(beside.FORMS)}, not {form!r}")
+    model = find(weights, tokenizer=tokenizer, template=template, cache=cache_folder())
+    with tempfile.TemporaryDirectory(prefix="mixc-export-") as folder:
+        beside.write(Path(folder), model, form)
+        program = [sys.executable, "-m", "runtime.export", str(model.folder), "--out", str(out), "--format", form]
+        program += ["--template", model.template.name, "--beside", folder]
+        raise typer.Exit(subprocess.run(program, check=False).returncode)
 
 
 def soup(context: typer.Context) -> None:

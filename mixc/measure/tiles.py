@@ -45,18 +45,19 @@ def grid(width: int, height: int, geometry: Geometry, max_tiles: int | None = No
 
 
 def msac(first: Grid, width: int, height: int, geometry: Geometry, max_tiles: int | None = None) -> tuple[Grid, ...]:
-    """The grids of an image at inference with MSAC (SAIL-VL 1.5 and later): `first`, which `grid` gave, without its thumbnail; the
-    closest of the grids that do not both ways divide it; and the thumbnail after all of them.
+    """The grids of an image at inference with MSAC (SAIL-VL 1.5 and later), given `first`, which `grid` gave: the tiles of `first`
+    but its last, those of the closest of the grids that do not both ways divide it, and then that last.
 
-    Where every grid divides the first (a grid of one tile alone), there is none but the first.
+    The last is the thumbnail, or a grid of one tile itself, as published (`load_image_msac` in SAIL-VL2-2B's
+    image_processing_sailvl.py). Where every grid divides the first, the second is of one tile.
     """
     most = geometry.max_tiles if max_tiles is None else max_tiles
     others = tuple(
         each for each in _candidates(geometry.min_tiles, most) if first.cols % each[0] or first.rows % each[1]
     )
-    if not others:
-        return (first,)
     cols, rows = _closest(width, height, geometry.tile_size, others)
+    if first.tiles == 1:
+        return Grid(cols, rows, False), first
     return Grid(first.cols, first.rows, False), Grid(cols, rows, first.thumbnail)
 
 

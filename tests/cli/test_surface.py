@@ -22,6 +22,12 @@ SURFACE = {
     "schema": {"--help"},
     "train": set(),  # its flags are the trainer's (tests/runtime/test_arguments.py) and the launcher's (tests/launch)
     "soup": set(),  # tests/runtime/test_soup.py
+    "export": {"weights", "--out", "-o", "--format", "--tokenizer", "--template", "--help"},
+    "chat": {
+        *("model", "question", "--image", "-i", "--frame", "--batch", "--out", "-o", "--batch-size", "--thinking", "--system"),
+        *("--max-tiles", "--msac", "--max-new-tokens", "--temperature", "--top-p", "--seed", "--tokenizer", "--template"),
+        *("--model", "--precision", "--json", "--help"),
+    },
     "doctor": {"--json", "--help"},
     "diff": {"a", "b", "--workers", "-j", "--json", "--help"},
     "inspect": {"build", "--stage", "--pack", "--json", "--help"},

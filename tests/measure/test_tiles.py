@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from fractions import Fraction
+from functools import cache
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from mixc.measure.tiles import Grid, grid, image_tokens
+from mixc.measure.tiles import Grid, grid, image_tokens, msac
 from shards.manifest import Geometry
 
 
-def published(width: int, height: int, tile: int, least: int, most: int) -> tuple[int, int]:
-    """The rule as a definition, not a scan: among the closest grids, the last in order of size that is first in order
-    or is less than twice covered by the image."""
+@cache
+def every(least: int, most: int) -> list[tuple[int, int]]:
+    """All grids of so many tiles, in order of size."""
     sizes = range(1, most + 1)
-    grids = sorted({(i, j) for i in sizes for j in sizes if least <= i * j <= most}, key=lambda g: (g[0] * g[1], g))
+    return sorted({(i, j) for i in sizes for j in sizes if least <= i * j <= most}, key=lambda g: (g[0] * g[1], g))
+
+
+def published(width: int, height: int, tile: int, least: int, most: int) -> tuple[int, int]:
+    return closest(width, height, tile, every(least, most))
+
+
+def closest(width: int, height: int, tile: int, grids: Collection[tuple[int, int]]) -> tuple[int, int]:
+    """The rule as a definition, not a scan: among the closest grids, the last in order of size that is first in order
+    or is less than twice covered by the image. One tile where there is no grid."""
+    if not grids:
+        return 1, 1
     difference = {g: abs(width / height - g[0] / g[1]) for g in grids}
     closest = [g for g in grids if difference[g] == min(difference.values())]
     large_enough = [g for g in closest[1:] if 2 * width * height > tile * tile * g[0] * g[1]]
@@ -53,6 +67,50 @@ def test_equals_the_published_rule_on_a_sweep_of_sizes(shape: Geometry) -> None:
     for width, height in sizes:
         found = grid(width, height, shape)
         assert (found.cols, found.rows) == published(width, height, 448, 1, 12), (width, height)
+
+
+def sizes_at_random(count: int) -> list[tuple[int, int]]:
+    """Half of them evenly over their logarithms, half small multiples of one length, where ties are."""
+    random = np.random.default_rng(5)
+    even = np.exp(random.uniform(0, np.log(12_000), (count // 2, 2))).astype(int)
+    multiples = random.integers(1, 9, (count - count // 2, 2)) * random.integers(1, 700, (count - count // 2, 1))
+    return [(int(width), int(height)) for width, height in np.concatenate([even, multiples])]
+
+
+def test_equals_the_published_rule_on_ten_thousand_sizes_and_every_limit(shape: Geometry) -> None:
+    ties = 0
+    for number, (width, height) in enumerate(sizes_at_random(10_000)):
+        most = number % 24 + 1
+        found = grid(width, height, shape, max_tiles=most)
+        assert (found.cols, found.rows) == published(width, height, 448, 1, most), (width, height, most)
+        assert found == grid(width, height, replace(shape, max_tiles=most))
+        ties += sum(i / j == width / height for i, j in every(1, most)) > 1
+    assert ties > 500
+
+
+Tile = tuple[int, int, int]
+"""Of a grid of so many columns and rows, the tile with this number, row by row. The whole image is of the grid 1, 1."""
+
+
+def tiles_of(cols: int, rows: int) -> list[Tile]:
+    return [(cols, rows, number) for number in range(cols * rows)]
+
+
+def test_msac_equals_its_published_rule(shape: Geometry) -> None:
+    """Tiles once with the thumbnail and once without, of a grid that does not both ways divide the first; all but the last of the
+    first, all of the second, the last of the first."""
+    for number, (width, height) in enumerate(sizes_at_random(4_000)):
+        most = number % 24 + 1
+        first = published(width, height, 448, 1, most)
+        others = [g for g in every(1, most) if not (first[0] % g[0] == 0 and first[1] % g[1] == 0)]
+        once = tiles_of(*first) + (tiles_of(1, 1) if first != (1, 1) else [])
+        expected = once[:-1] + tiles_of(*closest(width, height, 448, others)) + once[-1:]
+
+        grids = msac(grid(width, height, shape, max_tiles=most), width, height, shape, max_tiles=most)
+        found = [tile for each in grids for tile in tiles_of(each.cols, each.rows) + [(1, 1, 0)] * each.thumbnail]
+        assert found == expected, (width, height, most)
+        assert not any(each.thumbnail for each in grids[:-1])
+        assert sum(each.tiles for each in grids) == len(expected)
 
 
 @pytest.mark.parametrize(
