@@ -2,6 +2,8 @@
 by heart, and is then asked them, through the programs that a user has: `mixc compile`, `mixc train`, `mixc chat --batch`.
 
 A question counts as answered when the answer is the training data's, character by character, by greedy generation. Aim: 90 %.
+All of the demo's questions of one turn about one picture are taken. No two of them have the same words, so they are asked once more
+with another picture: how many answers are then others says whether the model looks at it.
 
     python benchmarks/overfit.py [MODEL ...] [--epochs N] [--json]
 """
@@ -46,13 +48,13 @@ stages:
   - name: learn
     budget: {epochs} epochs
     mix: {{questions: {{weight: 1, max_epochs: {epochs}}}}}
-    sequence_length: 1024
+    sequence_length: 1024  # three questions with their pictures: small steps, but many
     train:
-      lr: {{vision: 2e-3, projector: 5e-3, language: 1e-2}}
-      batch: 4
+      lr: {{vision: 1e-3, projector: 2e-3, language: 5e-3}}
+      batch: 1
       warmup: 5%
       weight_decay: 0
-      loss: sample
+      betas: [0.9, 0.95]
 """
 
 
@@ -90,7 +92,10 @@ def by_heart(model: str, epochs: int) -> dict[str, object]:
         ]
         (folder / "questions.json").write_text(json.dumps(rows))
         (folder / "spec.yaml").write_text(spec(model, epochs))
+        pictures = list(dict.fromkeys(each["image"] for each in asked))
+        other = dict(zip(pictures, [*pictures[1:], pictures[0]], strict=True))
         lines = [{"question": each["question"], "images": [each["image"]]} for each in asked]
+        lines += [{"question": each["question"], "images": [other[each["image"]]]} for each in asked]
         (folder / "batch.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         run("mixc", "compile", "spec.yaml", "-o", "build", folder=folder)
         begun = time.monotonic()
@@ -102,12 +107,14 @@ def by_heart(model: str, epochs: int) -> dict[str, object]:
             "--max-new-tokens", 80, "--batch-size", 32, folder=folder,
         )  # fmt: skip
         answers = [json.loads(line)["answer"] for line in (folder / "answers.jsonl").read_text().splitlines()]
+    answers, elsewhere = answers[: len(asked)], answers[len(asked) :]
     exact = [answer == each["answer"] for answer, each in zip(answers, asked, strict=True)]
     return {
         "model": model,
         "questions": len(asked),
         "exact": sum(exact),
         "share": sum(exact) / len(exact),
+        "swayed": sum(here != there for here, there in zip(answers, elsewhere, strict=True)),
         "steps": len(steps),
         "loss": (steps[0]["loss"], steps[-1]["loss"]),
         "seconds": seconds,
@@ -122,7 +129,7 @@ def by_heart(model: str, epochs: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=TWINS, metavar="MODEL")
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     met = True
@@ -134,8 +141,8 @@ def main() -> None:
             continue
         first, last = found["loss"]
         print(
-            f"{model:18} {found['exact']}/{found['questions']} exact, {found['steps']} steps, loss {first:.2f} to {last:.4f}, "
-            f"{found['seconds']:.0f} s",
+            f"{model:18} {found['exact']}/{found['questions']} exact, {found['swayed']} others with another picture, "
+            f"{found['steps']} steps, loss {first:.2f} to {last:.4f}, {found['seconds']:.0f} s",
             flush=True,
         )
         for each in found["missed"]:

@@ -90,3 +90,29 @@ def test_as_a_plain_head_it_gives_logits() -> None:
     hidden, weight, _, _ = inputs(6, 4, 9, 0)
     assert torch.equal(SupervisedHead(weight)(hidden), F.linear(hidden, weight))
     assert dict(SupervisedHead(weight).named_parameters())["weight"] is weight
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    targets=st.integers(0, 20),
+    vocab=st.integers(2, 30),
+    rows=st.integers(1, 24),
+    seed=st.integers(0, 2**16),
+    smoothing=st.sampled_from([0.0, 0.1, 0.7]),
+    z=st.sampled_from([0.0, 1e-4, 0.3]),
+)
+def test_smoothing_and_z_loss_equal_torchs_by_autograd(
+    targets: int, vocab: int, rows: int, seed: int, smoothing: float, z: float
+) -> None:
+    hidden, weight, labels, weights = inputs(targets, 5, vocab, seed)
+    logits = F.linear(hidden, weight)
+    losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing) + z * logits.logsumexp(-1) ** 2
+    expected = (weights * losses).sum()
+    wanted = torch.autograd.grad(expected * 3, (hidden, weight))
+    head = SupervisedHead(weight, rows)
+    head.label_smoothing, head.z_loss = smoothing, z
+    found = head(hidden, labels, weights)
+    torch.testing.assert_close(found.loss_sum, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.ce_N, plain(hidden, weight, labels, weights).ce_N, atol=1e-5, rtol=1e-5)
+    for a, b in zip(torch.autograd.grad(found.loss_sum * 3, (hidden, weight)), wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-5)

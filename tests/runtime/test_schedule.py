@@ -14,8 +14,10 @@ from runtime.schedule import factor, learning_rates
 from tests.runtime.small import SETTINGS
 
 
-def settings(schedule: str, warmup: int, least: float = 0.0):
-    return msgspec.structs.replace(SETTINGS, schedule=schedule, warmup_steps=warmup, min_lr_ratio=least)
+def settings(schedule: str, warmup: int, least: float = 0.0, decay: int = 0):
+    return msgspec.structs.replace(
+        SETTINGS, schedule=schedule, warmup_steps=warmup, min_lr_ratio=least, decay_steps=decay
+    )
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,11 @@ def settings(schedule: str, warmup: int, least: float = 0.0):
         (settings("cosine", 0), [1, 0.5 + math.sqrt(0.125), 0.5, 0.5 - math.sqrt(0.125), 0]),
         (settings("cosine", 1, 0.5), [1, 0.75 + math.sqrt(0.125) / 2, 0.75, 0.75 - math.sqrt(0.125) / 2, 0.5]),
         (settings("cosine", 5), [0.2, 0.4, 0.6, 0.8, 1]),
+        (settings("wsd", 0, 0.1, 3), [1, 1, 0.7, 0.4, 0.1]),
+        (settings("wsd", 2, 0, 2), [0.5, 1, 1, 0.5, 0]),
+        (settings("wsd", 0, 0, 0), [1, 1, 1, 1, 1]),
+        (settings("wsd", 3, 0, 9), [1 / 3, 2 / 3, 1, 0.5, 0]),  # no decay before the warm-up has ended
+        (settings("wsd", 5, 0, 2), [0.2, 0.4, 0.6, 0.8, 1]),
     ],
 )
 def test_golden(made, expected):
@@ -35,13 +42,14 @@ def test_golden(made, expected):
 
 
 @given(
-    schedule=st.sampled_from(["constant", "cosine", "linear"]),
+    schedule=st.sampled_from(["constant", "cosine", "linear", "wsd"]),
     steps=st.integers(1, 1000),
     warmup=st.integers(0, 1000),
     least=st.floats(0, 1),
+    decay=st.integers(1, 1000),
 )
-def test_rises_to_the_peak_then_falls_to_the_least(schedule, steps, warmup, least):
-    made = settings(schedule, min(warmup, steps), least)
+def test_rises_to_the_peak_then_falls_to_the_least(schedule, steps, warmup, least, decay):
+    made = settings(schedule, min(warmup, steps), least, decay)
     factors = [factor(step, steps, made) for step in range(steps)]
     assert max(factors) == 1
     top = factors.index(1)
