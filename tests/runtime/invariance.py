@@ -31,7 +31,14 @@ STEPS = 2
 SEED = 7
 """Of the weights, and of what is dropped in the first step."""
 
-TEXTS = (("captions", 12, 0), ("prose", 6, None), ("prose", 30, None), ("captions", 9, 1), ("chat", 20, None), ("chat", 3, None))
+TEXTS = (
+    ("captions", 12, 0),
+    ("prose", 6, None),
+    ("prose", 30, None),
+    ("captions", 9, 1),
+    ("chat", 20, None),
+    ("chat", 3, None),
+)
 """Of each sample of a step its source, tokens of text, and image."""
 
 LAYOUTS = {
@@ -209,19 +216,20 @@ def played(folder: Path, case: Case, place: Place) -> Iterator[Step]:
 
 
 def apart(folder: Path, case: Case, place: Place) -> dict[str, float]:
-    """Of the steps of a case the greatest differences from the reference: of losses; of a gradient's elements, in parts of the
-    greatest element of its parameter's gradient or of 1e-3, if that is less; of norms, in parts of the norm."""
-    found = {"loss": 0.0, "gradient": 0.0, "norm": 0.0}
+    """Of the steps of a case the greatest differences from the reference: of losses, of gradients' elements, of norms. `share` is of
+    gradients too, in parts of the greatest element of the parameter's, or of 1e-3 if that is more: below is noise."""
+    found = {"loss": 0.0, "gradient": 0.0, "share": 0.0, "norm": 0.0}
     expected = reference(folder, case_of_reference(case)) if place.first else [None] * STEPS
     for step, wanted in zip(played(folder, case, place), expected, strict=True):
         if wanted is None:
             continue
         assert step.gradients.keys() == wanted.gradients.keys()
         found["loss"] = max(found["loss"], abs(step.loss - wanted.loss))
-        found["norm"] = max(found["norm"], abs(step.norm - wanted.norm) / wanted.norm)
+        found["norm"] = max(found["norm"], abs(step.norm - wanted.norm))
         for name, gradient in wanted.gradients.items():
-            scale = max(float(gradient.abs().max()), 1e-3)
-            found["gradient"] = max(found["gradient"], float((step.gradients[name] - gradient).abs().max()) / scale)
+            difference = float((step.gradients[name] - gradient).abs().max())
+            found["gradient"] = max(found["gradient"], difference)
+            found["share"] = max(found["share"], difference / max(float(gradient.abs().max()), 1e-3))
     return found
 
 

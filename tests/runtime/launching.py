@@ -52,11 +52,12 @@ def train(
     launcher: Sequence[object] = (),
     environment: Mapping[str, str] = {},
     status: int = 0,
+    timeout: float = TIMEOUT,
 ) -> str:
     """Train to the end, which must be `status`. Returns what was printed."""
     process = start(*arguments, processes=processes, module=module, launcher=launcher, environment=environment)
     try:
-        printed, _ = process.communicate(timeout=TIMEOUT)
+        printed, _ = process.communicate(timeout=timeout)
     finally:
         kill(process)
     assert process.returncode == status, printed

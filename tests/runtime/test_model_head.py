@@ -106,7 +106,9 @@ def test_smoothing_and_z_loss_equal_torchs_by_autograd(
 ) -> None:
     hidden, weight, labels, weights = inputs(targets, 5, vocab, seed)
     logits = F.linear(hidden, weight)
-    losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing) + z * logits.logsumexp(-1) ** 2
+    losses = (
+        F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing) + z * logits.logsumexp(-1) ** 2
+    )
     expected = (weights * losses).sum()
     wanted = torch.autograd.grad(expected * 3, (hidden, weight))
     head = SupervisedHead(weight, rows)
