@@ -66,6 +66,9 @@ def test_the_cases_are_not_all_alike(builds):
         invariance.Case(model="sail-vl-tiny-moe"),
         invariance.Case(model="sail-vl-tiny-moe", drop_path=0.5),
     ]
-    found = [invariance.reference(builds, kind)[1].gradients["vision.encoder.embeddings.position_embedding.weight"] for kind in kinds]
+    found = [
+        invariance.reference(builds, kind)[1].gradients["vision.encoder.embeddings.position_embedding.weight"]
+        for kind in kinds
+    ]
     for one, other in itertools.combinations(found, 2):
         assert float((one - other).abs().max() / one.abs().max()) > 0.01
