@@ -57,6 +57,7 @@ def ask(answers: Answers, *prompts: Prompt, **how: object) -> list[tuple[str, st
     return list(zip(texts, ends, strict=True))
 
 
+@pytest.mark.slow
 def test_one_bad_prompt_among_others(answers, model, images) -> None:
     good = prompt([Turn("user", "Hello")], [], model)
     picture = Picture(images / "one.png", (ONE_TILE,))
@@ -72,6 +73,7 @@ def test_one_bad_prompt_among_others(answers, model, images) -> None:
     assert ask(answers) == []
 
 
+@pytest.mark.slow
 def test_drawn_answers_are_the_seeds(answers, model) -> None:
     good = prompt([Turn("user", "Hello")], [], model)
     first = ask(answers, good, temperature=2.0, seed=1)
@@ -79,6 +81,7 @@ def test_drawn_answers_are_the_seeds(answers, model) -> None:
     assert ask(answers, good, temperature=2.0, seed=2) != first
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_whole_are_refused_once(run, cache, tmp_path, capfd) -> None:
     shutil.copytree(run / "tune", tmp_path / "tune")
     with (tmp_path / "tune/model.safetensors").open("r+b") as file:
@@ -90,6 +93,7 @@ def test_weights_that_are_not_whole_are_refused_once(run, cache, tmp_path, capfd
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_program_that_dies_is_told(model) -> None:
     question = prompt([Turn("user", "Hello")], [], model)
     with pytest.raises(MixcError, match="the model's program has ended") as error, Answers(model) as answers:
@@ -105,6 +109,7 @@ def test_a_program_that_dies_is_told(model) -> None:
         list(answers.ask([question], Generation()))
 
 
+@pytest.mark.slow
 def test_leaving_in_the_middle_ends_the_program(model) -> None:
     question = prompt([Turn("user", "Hello")], [], model)
     with pytest.raises(KeyboardInterrupt), Answers(model) as answers:
@@ -113,6 +118,7 @@ def test_leaving_in_the_middle_ends_the_program(model) -> None:
     assert answers._process.returncode is not None
 
 
+@pytest.mark.slow
 def test_its_folder_may_be_gone(model) -> None:
     missing = dataclasses.replace(model, folder=Path("/nowhere"))
     with pytest.raises(MixcError, match="nowhere"), Answers(missing):

@@ -21,6 +21,7 @@ from mixc.sources.sample import Turn
 from runtime.images import normalise, tile
 from tests.ask.conftest import GEOMETRY, Mixc
 
+pytestmark = pytest.mark.slow
 FILES = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 
 

@@ -22,6 +22,7 @@ from mixc.ask.prompt import Looking, look, prompt, question
 from mixc.sources.sample import Turn
 from tests.ask.conftest import REPO, Mixc
 
+pytestmark = pytest.mark.slow
 FEW = ("--max-new-tokens", "6")
 
 
@@ -235,7 +236,8 @@ def test_ctrl_c_ends_it_and_the_program(terminal, run: Path, when: str) -> None:
     if when == "answering":
         talk.type("Hello\n")
         talk.until("\n")
-        time.sleep(0.5)
+    if when != "loading":
+        time.sleep(0.5)  # until it waits, no sooner: between showing "> " and waiting Python does not see a signal
     talk.type("\x03")
     talk.until(None)
     assert talk.process.wait(30) == 130 and "Traceback" not in talk.shown
