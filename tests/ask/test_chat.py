@@ -139,14 +139,14 @@ class Terminal:
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(theirs)
-        self.shown = ""
+        self.shown, self._seen = "", 0
 
     def type(self, keys: str) -> None:
         os.write(self._ours, keys.encode())
 
     def until(self, text: str | None, seconds: float = 60) -> str:
-        """What is shown from now to `text`, or to the end."""
-        start, end = len(self.shown), time.monotonic() + seconds
+        """What is shown from where this last stopped to `text`, or to the end."""
+        start, end = self._seen, time.monotonic() + seconds
         while text is None or text not in self.shown[start:]:
             assert time.monotonic() < end, self.shown
             if not select.select([self._ours], [], [], 0.2)[0]:
@@ -159,7 +159,8 @@ class Terminal:
                 assert text is None, self.shown
                 break
             self.shown += data.decode(errors="replace")
-        return self.shown[start:]
+        self._seen = len(self.shown) if text is None else self.shown.index(text, start) + len(text)
+        return self.shown[start : self._seen]
 
     def close(self) -> None:
         self.process.kill()
