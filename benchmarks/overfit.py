@@ -133,6 +133,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     met = True
+    if not options.json:
+        print("| model | questions | exact | others with another picture | steps | loss | seconds |")
+        print("| --- | --- | --- | --- | --- | --- | --- |")
     for model in options.models:
         found = by_heart(model, options.epochs)
         met &= found["share"] >= 0.9
@@ -141,12 +144,12 @@ def main() -> None:
             continue
         first, last = found["loss"]
         print(
-            f"{model:18} {found['exact']}/{found['questions']} exact, {found['swayed']} others with another picture, "
-            f"{found['steps']} steps, loss {first:.2f} to {last:.4f}, {found['seconds']:.0f} s",
+            f"| {model} | {found['questions']} | {found['exact']} | {found['swayed']} | {found['steps']} | "
+            f"{first:.2f} to {last:.3f} | {found['seconds']:.0f} |",
             flush=True,
         )
         for each in found["missed"]:
-            print(f"  {each['question']!r}: {each['wanted']!r}, not {each['said']!r}")
+            print(f"  {each['question']!r}: {each['wanted']!r}, not {each['said']!r}", file=sys.stderr)
     sys.exit(0 if met else 1)
 
 
