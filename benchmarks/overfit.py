@@ -129,7 +129,7 @@ def by_heart(model: str, epochs: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=TWINS, metavar="MODEL")
-    parser.add_argument("--epochs", type=int, default=80)
+    parser.add_argument("--epochs", type=int, default=120)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     met = True
