@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -228,6 +230,44 @@ class TestThereAndBack:
         export(saved(model, tmp_path / "stage", "sail-vl-tiny-v1"), tmp_path / "out", "released")
         assert {t.dtype for t in load_file(tmp_path / "out/model.safetensors").values()} == {torch.bfloat16}
         assert json.loads((tmp_path / "out/config.json").read_text())["torch_dtype"] == "bfloat16"
+
+
+def test_a_new_process_has_the_same_logits(exported) -> None:
+    """Of the stage's weights and of their export, bit for bit those of the model that was saved."""
+    model, stage, folder = exported
+    program = (
+        "import sys, torch; torch.set_num_threads(1); from pathlib import Path; from blake3 import blake3;"
+        "from runtime import initial; from runtime.model.sail_vl import SailVL; from runtime.model.zoo import ARCHITECTURES;"
+        "from tests.runtime.test_released import hidden_states;"
+        "model = SailVL(ARCHITECTURES[sys.argv[1]]); initial.load(model, initial.Initial(whole=Path(sys.argv[2])));"
+        "print(blake3(hidden_states(model)).hexdigest())"
+    )
+    wanted = blake3(hidden_states(model)).hexdigest()
+    for place in (stage, folder):
+        done = subprocess.run(
+            [sys.executable, "-c", program, model.shape.name, str(place)],
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == wanted, place.name
+
+
+def hidden_states(model: SailVL) -> bytes:
+    """Logits of a text with one tile, as bytes; of every thousandth word, for they are many."""
+    tokens = torch.arange(300) * 7 % 1000
+    batch = dataclasses.replace(
+        pack(SAMPLES[0]),
+        tokens_T=tokens,
+        positions_T=torch.arange(300),
+        cu_seqlens=torch.tensor([0, 300], dtype=torch.int32),
+        max_seqlen=300,
+        tiles_M=torch.arange(3 * 448 * 448).reshape(1, 3, 448, 448).mul(31).remainder(251).to(torch.uint8),
+        image_positions=torch.arange(20, 276),
+    )
+    with torch.no_grad():
+        return logits(model.eval(), batch)[:, ::1000].contiguous().numpy().tobytes()
 
 
 class TestAHeadOfItsOwn:
