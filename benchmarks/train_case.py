@@ -34,6 +34,7 @@ from runtime.loader import Division, Play, play
 from runtime.model.head import Output
 from runtime.model.sail_vl import SailVL
 from runtime.model.zoo import architecture
+from runtime.step import Stepper
 from runtime.train import Run
 from shards.build import Build
 
@@ -169,6 +170,17 @@ def train(options: argparse.Namespace, place: processes.Place, device: torch.dev
             skipped_in_a_row=0,
             files={},
         )
+        stepper = Stepper(
+            engine,
+            entry,
+            stage,
+            division,
+            sources=run.sources,
+            root=settled.root,
+            place=place,
+            device=device,
+            peak=run.peak,
+        )
         steps = min(options.warmup + options.steps, entry.steps)
         micros = play(
             Play(options.build, entry.name, division, 0), range(steps), workers=options.workers, device=device
@@ -176,7 +188,7 @@ def train(options: argparse.Namespace, place: processes.Place, device: torch.dev
         rows = []
         for step in range(steps):
             before = getattr(model, "positions", 0)
-            line, _ = run._step(engine, entry, stage, division, msgspec.structs.replace(state, step=step), micros)
+            line, _ = stepper.make(msgspec.structs.replace(state, step=step), micros, stop=False)
             rows.append(_row(line, engine.clock.seconds(), run.peak, getattr(model, "positions", 0) - before))
         told = rows[options.warmup :]
         if not told:

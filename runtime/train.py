@@ -20,20 +20,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-from blake3 import blake3
 from rich.console import Console
 
 from runtime import board, checkpoint, continued, evaluate, initial, metrics, processes, record, weights
 from runtime.arguments import Arguments
 from runtime.engine import Engine
 from runtime.errors import ArgumentError, CheckpointError, DivergedError, StoppedError
-from runtime.flops import Work, peak_flops, step_flops
-from runtime.loader import Division, Micro, Play, play, source_names
+from runtime.flops import peak_flops
+from runtime.loader import Division, Play, play, source_names
 from runtime.processes import Place
-from runtime.schedule import learning_rates
 from runtime.search import Act, SearchState, advance
-from runtime.spikes import outlier, remember
-from shards.build import Build, StageReader
+from runtime.spikes import remember
+from runtime.step import Stepper
+from shards.build import Build
 from shards.manifest import StageEntry
 from shards.store import place as build_place
 
@@ -278,7 +277,17 @@ class Run:
         """Steps `state.step` to `last`, with a checkpoint every so often, and one where it stops before the
         stage's end."""
         saved = state.step
-        stage = self.build.stage(entry.name)
+        stepper = Stepper(
+            engine,
+            entry,
+            self.build.stage(entry.name),
+            division,
+            sources=self.sources,
+            root=self.settled.root,
+            place=self.place,
+            device=self.device,
+            peak=self.peak,
+        )
         micros = play(
             Play(self.build.path, entry.name, division, self.place.rank),
             range(state.step, last),
@@ -294,7 +303,7 @@ class Run:
             while state.step < last:
                 if self.evaluator:
                     self.evaluator.at(engine, entry, state.step, shown)
-                line, stop = self._step(engine, entry, stage, division, state, micros)
+                line, stop = stepper.make(state, micros, stop=self.stop is not None)
                 bad = line.grad_norm is None
                 state = msgspec.structs.replace(
                     state,
@@ -364,89 +373,6 @@ class Run:
             checkpoint.load(engine, path, checkpoint.read(path), self.place)
         return state
 
-    def _step(
-        self,
-        engine: Engine,
-        entry: StageEntry,
-        stage: StageReader,
-        division: Division,
-        state: checkpoint.State,
-        micros: Iterator[Micro],
-    ) -> tuple[metrics.Line, bool]:
-        """Train one step. Its line, and whether some process was asked to stop."""
-        import torch
-
-        begun, waited, step = time.monotonic(), 0.0, state.step
-        facts = stage.steps[step]
-        denominator = float(facts["denominator"])
-        tally = metrics.Tally(sources=len(self.sources), batch=entry.batch, place=self.place, device=self.device)
-        engine.model.vision.drop_path.seed = _seed(self.settled.root, entry.name, step)
-        spike = False
-        for number in range(division.micro_steps):
-            asked = time.monotonic()
-            micro = next(micros)
-            waited += time.monotonic() - asked
-            batch = micro.row.expand()
-            output = engine.forward(batch)
-            weighted_N = (batch.weights_N * output.ce_N).double()
-            by_source = torch.zeros(len(self.sources), dtype=torch.float64, device=self.device)
-            by_source.index_add_(0, batch.sources_N, weighted_N)
-            tally.add(micro, micro.weights, weighted_N.sum(), by_source)
-            if number == division.micro_steps - 1 and entry.train.spikes and denominator:
-                # while the step can still be spoilt: what a loss is, is known before its gradient is
-                spike = outlier(tally.loss_so_far() / denominator, state.losses, entry.train.spikes)
-            engine.backward(output, denominator=denominator, tokens=int(facts["tokens"]), spoilt=spike)
-        factor = state.search.factor if state.search else 1.0
-        rates = {module: rate * factor for module, rate in learning_rates(step, entry.steps, entry.train).items()}
-        norm = engine.step(rates)
-        if engine.model.balance:
-            engine.model.balance.turn()
-        total = tally.total(norm=norm, stop=self.stop is not None, wait=waited)
-        seconds = time.monotonic() - begun
-        loss = total.loss_sum / denominator if denominator else 0.0
-        skipped = state.skipped + (not math.isfinite(total.norm))
-        work = Work(
-            tokens=int(facts["tokens"]),
-            tiles=int(facts["tiles"]),
-            targets=int(facts["supervised"]),
-            pairs=int(sum(total.pairs)),
-        )
-        flops = step_flops(engine.model.shape, entry.train.lr, work)
-        line = metrics.Line(
-            stage=entry.name,
-            step=step,
-            loss=metrics.finite(loss),
-            lr=rates,
-            grad_norm=metrics.finite(total.norm),
-            tokens=work.tokens,
-            supervised_tokens=work.targets,
-            images=int(facts["images"]),
-            tiles=work.tiles,
-            packs=[(step * entry.batch + place, digest) for place, digest in total.packs],
-            loss_by_source={
-                name: metrics.finite(its_loss / weight)
-                for name, (its_loss, weight) in zip(self.sources, total.by_source, strict=True)
-                if weight
-            },
-            seconds=round(seconds, 4),
-            data_wait=round(total.wait, 4),
-            tokens_per_second=round(work.tokens / seconds, 1),
-            supervised_tokens_per_second=round(work.targets / seconds, 1),
-            tiles_per_second=round(work.tiles / seconds, 2),
-            padding=round(1 - work.tokens / (entry.batch * entry.sequence_length), 4),
-            flops=flops,
-            mfu=round(flops.total / (seconds * self.peak * self.place.world), 4) if self.peak else None,
-            memory=total.memory,
-            skew={
-                "tokens": round(metrics.skew(total.tokens), 4),
-                "tiles": round(metrics.skew(total.tiles), 4),
-                "pairs": round(metrics.skew(total.pairs), 4),
-            },
-            skipped=skipped,
-            spike=spike,
-        )
-        return line, total.stop
-
 
 def _number(loss: float | None) -> float:
     """Of a line: what is not finite is None there."""
@@ -462,11 +388,6 @@ def _peak(arguments: Arguments, precision: str, device: torch.device) -> float |
     import torch
 
     return peak_flops(torch.cuda.get_device_name(device))
-
-
-def _seed(root: str, stage: str, step: int) -> int:
-    """Of what a model draws at a step, in every process the same: there is no random state to save."""
-    return int.from_bytes(blake3(f"mixc step 2\0{root}\0{stage}\0{step}".encode()).digest(8), "little") >> 1
 
 
 def _check(build: Build, settled: record.Record, place: Place) -> None:
