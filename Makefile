@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= demo-out
+# Files of tests go to a process a core, four at most: half of a test's time is waiting for programs that it starts.
+SPREAD ?= -n auto --maxprocesses=4 --dist loadfile
 
 .PHONY: demo test check lint format types docs clean
 
@@ -11,10 +13,10 @@ demo: $(STAMP)  ## compile, train, diff and report on the shipped demo, into $(O
 	@PATH="$(CURDIR)/$(BIN):$$PATH" OUT="$(OUT)" bash specs/demo/run.sh
 
 test: $(STAMP)  ## every test that this machine can run
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SPREAD)
 
 check: $(STAMP) lint types  ## what to run day to day: lint, types, quick tests
-	$(BIN)/python -m pytest -m "not slow and not dist"
+	$(BIN)/python -m pytest $(SPREAD) -m "not slow and not dist"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
