@@ -86,7 +86,7 @@ STRICTER = {"infinite", "not a number", "overflow"}
 """JSON has no such numbers, so no schema can refuse them."""
 
 
-@pytest.mark.parametrize("name", WRONG.keys() - STRICTER)
+@pytest.mark.parametrize("name", sorted(WRONG.keys() - STRICTER))
 def test_refuses_what_the_loader_refuses(name: str) -> None:
     old, new, *_ = WRONG[name]
     assert of(unmark(GOOD.replace(old, new)).text)
