@@ -35,7 +35,7 @@ from runtime.loader import Division
 from runtime.model.head import Output
 from runtime.optimizer import adamw, freeze, group, set_rates
 from runtime.processes import Place
-from shards.manifest import TrainSettings
+from shards.manifest import ROUTER_LOSS, TrainSettings
 
 
 def config(
@@ -131,7 +131,8 @@ class Engine:
         # a step with nothing to learn has a denominator of 0 and losses of 0
         loss = output.loss_sum * (self.division.world / denominator if denominator else 0.0)
         if output.router_sum is not None:
-            loss = loss + output.router_sum * (self.settings.router_loss * self.division.world / max(tokens, 1))
+            weight = ROUTER_LOSS if self.settings.router_loss is None else self.settings.router_loss
+            loss = loss + output.router_sum * (weight * self.division.world / max(tokens, 1))
         self._deepspeed.backward(loss * math.nan if spoilt else loss, scale_wrt_gas=False)
         self._micro += 1
         if self._folds:

@@ -62,7 +62,7 @@ def group(model: nn.Module, settings: TrainSettings) -> list[Group]:
     groups = []
     for module, child in model.named_children():
         named = [(f"{module}.{name}", p) for name, p in child.named_parameters() if p.requires_grad]
-        decay = settings.layer_decay if module == "vision" else 1.0
+        decay = settings.layer_decay or 1.0 if module == "vision" else 1.0
         scales = {name: decay**below for name, below in _below_the_last([name for name, _ in named]).items()}
         for scale in sorted(set(scales.values())):
             own = [(name, p) for name, p in named if scales[name] == scale]

@@ -27,7 +27,7 @@ def factor(step: int, steps: int, settings: TrainSettings) -> float:
         return 1.0
     first, last = max(settings.warmup_steps - 1, 0), steps - 1
     if settings.schedule == "wsd":
-        first = max(first, last - settings.decay_steps)
+        first = max(first, last - (settings.decay_steps or 0))
         if step <= first:
             return 1.0
     passed = (step - first) / (last - first) if last > first else 0.0

@@ -51,6 +51,11 @@ class Geometry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pad_id: int
 
 
+ROUTER_LOSS = 0.001
+"""Weight of the balance loss of experts where a stage does not say another: router_aux_loss_coef of the recipe that is published for
+Qwen3-30B-A3B."""
+
+
 class SpikeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When a step is an outlier."""
 
@@ -91,14 +96,17 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Global gradient norm limit; 0 is off."""
     loss: Literal["token", "sample", "square"]
     """How `weight` in the packs was computed; the runtime only multiplies."""
-    decay_steps: int = 0
+    # None says nothing: what is left out has the value that does nothing, or for the router's loss the published one. A number as a
+    # default would be left out or not by which object it is (msgspec's `omit_defaults`).
+    decay_steps: int | None = None
     """Of wsd: its last steps, over which the rates fall."""
-    layer_decay: float = 1.0
-    """Of the vision tower's rate, by layer below the last."""
-    label_smoothing: float = 0.0
-    z_loss: float = 0.0
-    router_loss: float = 0.001
-    drop_path: float = 0.0
+    layer_decay: float | None = None
+    """Of the vision tower's rate, by layer below the last; 1."""
+    label_smoothing: float | None = None
+    z_loss: float | None = None
+    router_loss: float | None = None
+    """ROUTER_LOSS."""
+    drop_path: float | None = None
     ema: float | None = None
     spikes: SpikeSettings | None = None
     adalrs: SearchSettings | None = None

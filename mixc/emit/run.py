@@ -20,6 +20,7 @@ from mixc.spec.quantity import parse_warmup
 from mixc.spec.schema import Spec, Stage
 from shards.layout import MEDIA_INDEX, steps_name
 from shards.manifest import (
+    ROUTER_LOSS,
     Geometry,
     MediaEntry,
     SearchSettings,
@@ -104,12 +105,12 @@ def train_settings(stage: Stage, planned: StagePlan) -> TrainSettings:
         eps=train.eps,
         clip=train.clip,
         loss=train.loss,
-        decay_steps=steps(train.decay) if train.schedule == "wsd" else 0,
-        layer_decay=train.layer_decay,
-        label_smoothing=train.label_smoothing,
-        z_loss=train.z_loss,
-        router_loss=train.router_loss,
-        drop_path=train.drop_path,
+        decay_steps=steps(train.decay) if train.schedule == "wsd" else None,
+        layer_decay=_unless(1.0, train.layer_decay),
+        label_smoothing=_unless(0.0, train.label_smoothing),
+        z_loss=_unless(0.0, train.z_loss),
+        router_loss=_unless(ROUTER_LOSS, train.router_loss),
+        drop_path=_unless(0.0, train.drop_path),
         ema=train.ema,
         spikes=None if train.spikes is None else SpikeSettings(sigma=train.spikes.sigma, window=train.spikes.window),
         adalrs=None
@@ -123,6 +124,10 @@ def train_settings(stage: Stage, planned: StagePlan) -> TrainSettings:
             end=steps(search.end),
         ),
     )
+
+
+def _unless(usual: float, value: float) -> float | None:
+    return None if value == usual else value
 
 
 def _stage(

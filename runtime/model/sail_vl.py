@@ -49,9 +49,9 @@ class SailVL(nn.Module):
 
     def prepare(self, settings: TrainSettings) -> None:
         """Take over what a stage's settings say of the loss and of regularisation."""
-        self.language.lm_head.label_smoothing = settings.label_smoothing
-        self.language.lm_head.z_loss = settings.z_loss
-        self.vision.drop_path.rate = settings.drop_path
+        self.language.lm_head.label_smoothing = settings.label_smoothing or 0.0
+        self.language.lm_head.z_loss = settings.z_loss or 0.0
+        self.vision.drop_path.rate = settings.drop_path or 0.0
 
     def recompute(self, parts: Collection[str]) -> None:
         """Keep of the named parts' blocks only what goes in, and compute the rest again for the gradient: less memory, the same
