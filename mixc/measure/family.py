@@ -59,10 +59,10 @@ FAMILIES: dict[str, Family] = {
     # Qwen2.5-7B-Instruct (model cards).
     "sail-vl-1.5-8b": Family(max_tiles=_MAX_TILES, vocab_size=152064, tokenizer="qwen2.5"),
     "sail-vl-1.6-8b": Family(max_tiles=_MAX_TILES, vocab_size=152064, tokenizer="qwen2.5"),
-    # Qwen3-1.7B; vocab 151,936, max_dynamic_patch 12 (config.json).
-    "sail-vl2-2b": Family(max_tiles=12, vocab_size=151936, tokenizer="qwen3"),
     # Qwen3-0.6B (paper, section on the model zoo), whose embedding has 151,936 rows.
     "sail-vl2-1b": Family(max_tiles=_MAX_TILES, vocab_size=151936, tokenizer="qwen3"),
+    # Qwen3-1.7B; vocab 151,936, max_dynamic_patch 12 (config.json).
+    "sail-vl2-2b": Family(max_tiles=12, vocab_size=151936, tokenizer="qwen3"),
     # Qwen3-8B (paper, table 1), whose embedding has 151,936 rows.
     "sail-vl2-8b": Family(max_tiles=_MAX_TILES, vocab_size=151936, tokenizer="qwen3"),
     # Qwen3-30B-A3B (paper, table 1), whose embedding has 151,936 rows.
