@@ -363,15 +363,27 @@ class Run:
         search, act = advance(before, loss, state.step, entry.train.adalrs)
         state = msgspec.structs.replace(state, search=search)
         if act is Act.KEEP:
-            # two: the last checkpoint may be of the trial before
-            stages = self.settled.stages
-            checkpoint.save(engine, self.out / SEARCH, state, keep=2, stages=stages, place=self.place)
+            stages, many = self.settled.stages, entry.steps  # which of them go is for `_forget_copies` to say
+            checkpoint.save(engine, self.out / SEARCH, state, keep=many, stages=stages, place=self.place)
+            if self.place.first:
+                self._forget_copies(state)
         elif act is Act.UNDO:
             assert before.kept is not None
             kept = msgspec.structs.replace(state, step=before.kept)
             path = self.out / SEARCH / checkpoint.FOLDER / checkpoint.name(kept)
             checkpoint.load(engine, path, checkpoint.read(path), self.place)
         return state
+
+    def _forget_copies(self, state: checkpoint.State) -> None:
+        """Remove the copies that a search cannot go back to any more, from here or from a checkpoint of the run."""
+        needed = {checkpoint.name(state)}
+        for path in (self.out / checkpoint.FOLDER).glob(f"*/{checkpoint.STATE}"):
+            kept = checkpoint.read(path.parent)
+            if kept.search and kept.search.kept is not None:
+                needed.add(checkpoint.name(msgspec.structs.replace(kept, step=kept.search.kept)))
+        for copy in (self.out / SEARCH / checkpoint.FOLDER).glob(f"*/{checkpoint.STATE}"):
+            if copy.parent.name not in needed:
+                shutil.rmtree(copy.parent)
 
 
 def _number(loss: float | None) -> float:
