@@ -46,6 +46,7 @@ PASSES = [
     "signals",
     "plan",
     "emit",
+    "page",
     "diff",
     "report",
     "launch",
