@@ -7,7 +7,7 @@ OUT ?= demo-out
 # Files of tests go to a process a core, four at most: half of a test's time is waiting for programs that it starts.
 SPREAD ?= -n auto --maxprocesses=4 --dist loadfile
 
-.PHONY: demo test check lint format types docs clean
+.PHONY: demo test check lint format types docs site clean
 
 demo: $(STAMP)  ## compile, train, diff and report on the shipped demo, into $(OUT)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" OUT="$(OUT)" bash specs/demo/run.sh
@@ -41,5 +41,8 @@ $(STAMP): pyproject.toml
 	$(BIN)/pip install -q -e . --group test --group lint
 	touch $(STAMP)
 
+site: $(STAMP)  ## the documentation as a site, into docs/_site; a link that leads nowhere is an error
+	$(BIN)/sphinx-build -q -W --keep-going -n docs docs/_site
+
 clean:
-	rm -rf $(VENV) $(OUT) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(OUT) docs/_site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -50,6 +50,20 @@ def test_the_commands_of_a_page_run(page: str, tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
+def test_the_site_builds_and_has_every_page(tmp_path: Path) -> None:
+    """Every link and anchor of every page leads somewhere, and every page can be reached."""
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", str(REPO / "docs"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    pages = {path.stem for path in (REPO / "docs").glob("*.md")}
+    index = (tmp_path / "index.html").read_text()
+    assert pages <= {path.stem for path in tmp_path.glob("*.html")}
+    assert {page for page in pages - {"index"} if f'href="{page}.html"' not in index} == set()
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     broken = []
     for page in [*PAGES, "specs/demo/README.md", "CHANGELOG.md"]:

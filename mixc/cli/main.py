@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -17,12 +18,30 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="mixc",
-    help="Compile data mixtures for vision-language models, train from them, and say what changed between two.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"mixc {version('mixc')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _begin(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    """Compile data mixtures for vision-language models, train from them, and say what changed between two."""
+
 
 app.command(rich_help_panel="Compile")(build.check)
 app.command(rich_help_panel="Compile")(build.plan)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,11 @@ def test_commands_and_options() -> None:
             {"--help"} if command.add_help_option else set()
         )
     assert found == SURFACE
+
+
+def test_the_version_is_said() -> None:
+    done = mixc("--version")
+    assert (done.returncode, done.stdout) == (0, f"mixc {version('mixc')}\n")
 
 
 def test_a_wrong_command_or_option_is_the_users_mistake() -> None:
