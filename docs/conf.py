@@ -2,7 +2,7 @@
 
 project = "mixc"
 author = "the mixc authors"
-copyright = "the mixc authors; Apache-2.0"  # noqa: A001  Sphinx's name
+copyright = "the mixc authors; Apache-2.0"
 extensions = ["myst_parser"]
 myst_heading_anchors = 4
 myst_enable_extensions = ["dollarmath"]
