@@ -99,27 +99,24 @@ def _attention(macs: int, backward: bool) -> int:
     return 2 * macs * (3 if backward else 1)
 
 
-_PEAKS: tuple[tuple[frozenset[str], float], ...] = tuple(
-    (frozenset(words.split()), peak)
-    for words, peak in (
-        ("A100", 312e12),  # NVIDIA's A100 data sheet; SXM and PCIe
-        ("A800", 312e12),  # an A100 with less NVLink
-        ("H100 PCIe", 756e12),  # NVIDIA's H100 data sheet: 1,513 with sparsity
-        ("H100 NVL", 835e12),  # the same: 1,671 with sparsity
-        ("H100", 989.4e12),  # the same, SXM: 1,979 with sparsity
-        ("H800 PCIe", 756e12),  # an H100 with less NVLink
-        ("H800", 989.4e12),
-        ("GH200", 989.4e12),  # NVIDIA's GH200 data sheet: 1,979 with sparsity
-        ("H200 NVL", 835e12),  # NVIDIA's H200 data sheet: 1,671 with sparsity
-        ("H200", 989.4e12),  # the same, SXM: 1,979 with sparsity
-        ("H20", 148e12),  # vendors' specifications; NVIDIA publishes no data sheet
-        ("GB200", 2500e12),  # NVIDIA's GB200 NVL72 page: 360 PFLOPS of 72 with sparsity
-        ("B200", 2250e12),  # NVIDIA's HGX B200 page: 36 PFLOPS of 8 with sparsity
-        ("L40S", 362e12),  # NVIDIA's L40S data sheet
-        ("L40", 181e12),  # NVIDIA's L40 data sheet
-        ("L4", 121e12),  # NVIDIA's L4 data sheet: 242 with sparsity
-        ("A40", 149.7e12),  # NVIDIA's A40 data sheet
-    )
+_PEAKS: tuple[tuple[str, float], ...] = (
+    ("A100", 312e12),  # NVIDIA's A100 data sheet; SXM and PCIe
+    ("A800", 312e12),  # an A100 with less NVLink
+    ("H100 PCIe", 756e12),  # NVIDIA's H100 data sheet: 1,513 with sparsity
+    ("H100 NVL", 835e12),  # the same: 1,671 with sparsity
+    ("H100", 989.4e12),  # the same, SXM: 1,979 with sparsity
+    ("H800 PCIe", 756e12),  # an H100 with less NVLink
+    ("H800", 989.4e12),
+    ("GH200", 989.4e12),  # NVIDIA's GH200 data sheet: 1,979 with sparsity
+    ("H200 NVL", 835e12),  # NVIDIA's H200 data sheet: 1,671 with sparsity
+    ("H200", 989.4e12),  # the same, SXM: 1,979 with sparsity
+    ("H20", 148e12),  # vendors' specifications; NVIDIA publishes no data sheet
+    ("GB200", 2500e12),  # NVIDIA's GB200 NVL72 page: 360 PFLOPS of 72 with sparsity
+    ("B200", 2250e12),  # NVIDIA's HGX B200 page: 36 PFLOPS of 8 with sparsity
+    ("L40S", 362e12),  # NVIDIA's L40S data sheet
+    ("L40", 181e12),  # NVIDIA's L40 data sheet
+    ("L4", 121e12),  # NVIDIA's L4 data sheet: 242 with sparsity
+    ("A40", 149.7e12),  # NVIDIA's A40 data sheet
 )
 """FLOP/s in bf16, dense, with sums in fp32, by words of the device's name; of two that fit, the first."""
 
@@ -130,4 +127,9 @@ def peak_flops(name: str) -> float | None:
     words = frozenset(re.findall(r"[A-Za-z0-9]+", name))
     if "MIG" in words:
         return None
-    return next((peak for needed, peak in _PEAKS if needed <= words), None)
+    return next((peak for needed, peak in _PEAKS if words.issuperset(needed.split())), None)
+
+
+def known_devices() -> dict[str, float]:
+    """FLOP/s in bf16 of every device that is known here, by the words of its name."""
+    return dict(_PEAKS)

@@ -121,10 +121,13 @@ def verify(build: BuildArgument, json: JsonOption = False) -> None:
 def report(
     build: BuildArgument,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="the page (BUILD.html)", metavar="FILE")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="forecast the cost of this model (the build's)")] = None,
+    gpu: Annotated[str, typer.Option("--gpu", help="on this device")] = "H100",
+    mfu: Annotated[float, typer.Option("--mfu", help="of whose peak so much is made use of")] = 0.4,
 ) -> None:
-    """Write one static HTML page about a build: composition, epochs, packing, drops, rejects."""
+    """Write one static HTML page about a build: composition, flow, curriculum, packing, cost, drops, rejects."""
     from mixc.report.page import write_page
 
     path = out or build.with_name(build.name + ".html")
-    write_page(build, path)
+    write_page(build, path, model=model, device=gpu, mfu=mfu)
     print(path)

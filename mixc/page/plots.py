@@ -1,7 +1,7 @@
 """Numbers in, SVG out. Pure; every colour is a class of style.css, so that a plot follows the reader's light or dark.
 
 Every plot has a role and a label for who cannot see it, and a tooltip a mark. Series are coloured by their place in the
-list: give equal lists to plots that stand side by side.
+list: give equal lists to plots of one page.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ def flow(
     height: int = 360,
 ) -> Markup:
     """A Sankey diagram: nodes by column, top to bottom as given, as tall as what passes through them. Links leave and reach a
-    node in the order of `links`, and have the colour of the node that they leave."""
+    node in the order of `links`, and have the colour of the node that they leave. Names of the first column stand to its left,
+    all others to the right of their nodes."""
     nodes = [node for column in columns for node in column]
     through = {
         node.id: max(
@@ -136,7 +137,7 @@ def flow(
     }
     names = {node.id: node.name for node in nodes}
     colour = {node.id: f"s{place % COLOURS}" for column in columns for place, node in enumerate(column)}
-    gap, box, room_for_names = 14, 12, 220
+    gap, box, names_left, names_right = 14, 12, 190, 230
     tallest = max((sum(through[node.id] for node in column) for column in columns), default=0) or 1
     scale = max(40, height - gap * max((len(column) for column in columns), default=1)) / tallest
     tall = {id: max(value * scale, 1.0) for id, value in through.items()}
@@ -145,7 +146,8 @@ def flow(
     for place, column in enumerate(columns):
         y = 0.0
         for node in column:
-            left[node.id], top[node.id] = place * (width - room_for_names) / max(len(columns) - 1, 1), y
+            across = (width - names_left - names_right) / max(len(columns) - 1, 1)
+            left[node.id], top[node.id] = names_left + place * across, y
             y += tall[node.id] + gap
     marks = []
     leaves, reaches = dict(top), dict(top)
@@ -169,9 +171,14 @@ def flow(
                 colour[id], x, top[id], box, tall[id], f"{names[id]}: {through[id]:,} {unit}"
             )
         )
+        before = x == names_left
         marks.append(
-            Markup('<text x="{:.1f}" y="{:.1f}">{} <tspan class="dim">{:,}</tspan></text>').format(
-                x + box + 5, top[id] + tall[id] / 2 + 4, names[id], through[id]
+            Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{} <tspan class="dim">{:,}</tspan></text>').format(
+                x - 5 if before else x + box + 5,
+                top[id] + tall[id] / 2 + 4,
+                "end" if before else "start",
+                names[id],
+                through[id],
             )
         )
     bottom = max((top[id] + tall[id] for id in top), default=0.0)

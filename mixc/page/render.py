@@ -30,8 +30,9 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        extensions=["jinja2.ext.do"],
     )
-    environment.filters |= {"count": _count, "percent": _percent}
+    environment.filters |= {"count": _count, "percent": _percent, "zip": zip}
     # a style sheet is text between tags, not an attribute: quotes must stay, and ours holds no "</"
     environment.globals |= {"plots": plots, "style": Markup((Path(__file__).parent / "style.css").read_text())}
     return environment

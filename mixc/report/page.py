@@ -2,186 +2,166 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from html import escape
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import duckdb
 import msgspec
+from markupsafe import Markup
 
-from mixc.emit.lock import Lock, read_lock
+from mixc.emit.lock import read_lock
+from mixc.page.plots import Bin, Link, Node, flow, histogram, stacked
+from mixc.page.render import render
+from mixc.plan.drops import RULES
 from mixc.plan.tables import PlanSummary, StagePlan
+from mixc.report.figures import FILL_BINS, LENGTH_BINS, TILE_BARS, Division, Drops, Figures
+from mixc.report.forecast import GPU, MFU, Forecast, forecast
 from shards.atomic import atomic_write
-from shards.manifest import Manifest, read_manifest
-
-STYLE = """
-:root { color-scheme: light dark; --bar: light-dark(#2a6fb0, #6fb1ee); --wish: light-dark(#d58a1e, #f0b45a);
-        --line: light-dark(#ddd, #444); --dim: light-dark(#666, #aaa); }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
-table { border-collapse: collapse; margin: .7rem 0; } caption { text-align: left; color: var(--dim); }
-th, td { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: baseline; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-tbody tr { border-top: 1px solid var(--line); } code { font-size: .9em; overflow-wrap: anywhere; }
-.dim { color: var(--dim); } svg rect.met { fill: var(--bar); } svg line.wish { stroke: var(--wish); stroke-width: 2; }
-@media print { body { max-width: none; } h2 { break-after: avoid; } table { break-inside: avoid; } }
-"""
-
-HISTOGRAM_BINS = 32
+from shards.manifest import Manifest, StageEntry, read_manifest
 
 
-def write_page(build: Path, out: Path) -> None:
-    """Write the page of `build` to the file `out`. Raises ShardError or MixcError when the build cannot be read."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageFigures:
+    """What is plotted of a stage."""
+
+    plan: StagePlan
+    entry: StageEntry
+    lengths: Markup
+    fill: Markup
+    tiles: Markup | None
+    """None where no sample has an image."""
+    curriculum: Markup
+    division: Division
+
+
+def write_page(build: Path, out: Path, *, model: str | None = None, device: str = GPU, mfu: float = MFU) -> None:
+    """Write the page of `build` to the file `out`. `model`, `device` and `mfu` are what its cost is forecast for; without a
+    model, the build's. Raises ShardError or MixcError when the build cannot be read, or no cost be told."""
     manifest = read_manifest(build)
     lock = read_lock(build / "mixture.lock")
     summary = msgspec.json.decode((build / "plan/summary.json").read_bytes(), type=PlanSummary)
-    page = "\n".join(_page(build, manifest, lock, summary))
+    with tempfile.TemporaryDirectory(prefix="mixc-report-") as spill, Figures(build / "plan", Path(spill)) as figures:
+        totals = [figures.totals(number) for number in range(len(summary.stages))]
+        cost = forecast(
+            [(stage.train.lr, total) for stage, total in zip(manifest.stages, totals, strict=True)],
+            model=model or manifest.geometry.name,
+            device=device,
+            mfu=mfu,
+        )
+        drops = figures.drops()
+        stages = [
+            _stage(figures, number, plan, entry, sorted(lock.sources))
+            for number, (plan, entry) in enumerate(zip(summary.stages, manifest.stages, strict=True))
+        ]
+    page = render(
+        "report/report.html.j2",
+        manifest=manifest,
+        lock=lock,
+        summary=summary,
+        stages=stages,
+        drops=sorted(drops, key=lambda drop: (_met(drop.rule), drop.rule, drop.source)),
+        flow=_flow(summary, drops, sorted(lock.sources)),
+        cost=cost,
+        costs=_costs(manifest, cost),
+    )
     with atomic_write(out) as file:
         file.write(page.encode())
 
 
-def _page(build: Path, manifest: Manifest, lock: Lock, summary: PlanSummary) -> Iterable[str]:
-    title = escape(manifest.mixture)
-    yield f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-    yield f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
-    yield f"<h1>{title}</h1><p>root <code>{manifest.root}</code></p>"
-    yield _table(
-        "Stages in order of training",
-        ["stage", "steps", "packs a step", "samples", "tokens", "supervised", "images", "tiles", "fill", "trains"],
-        [
-            [
-                f'<a href="#{escape(s.name)}">{escape(s.name)}</a>',
-                f"{s.steps:,}",
-                f"{s.batch:,}",
-                f"{s.samples:,}",
-                f"{s.tokens:,}",
-                f"{s.supervised_tokens:,}",
-                f"{s.images:,}",
-                f"{s.tiles:,}",
-                f"{s.fill:.2%}",
-                ", ".join(f"{escape(m)} {rate:g}" for m, rate in entry.train.lr.items()),
-            ]
-            for s, entry in zip(summary.stages, manifest.stages, strict=True)
-        ],
-        numbers=range(1, 9),
-    )
-    if summary.warnings:
-        yield "<h2>Warnings</h2><ul>" + "".join(f"<li>{escape(w)}</li>" for w in summary.warnings) + "</ul>"
-    for index, stage in enumerate(summary.stages):
-        yield from _stage(build, index, stage)
-    yield "<h2>What was left out</h2>"
-    yield _table(
-        "Samples that no stage uses, by the rule that dropped them",
-        ["rule", "samples"],
-        [[escape(rule), f"{count:,}"] for rule, count in sorted(summary.drops.items())],
-        numbers=[1],
-    )
-    rejects = [
-        [escape(source), escape(reason), f"{count:,}"]
-        for source, reasons in sorted(summary.rejects.items())
-        for reason, count in sorted(reasons.items())
+def _met(rule: str) -> int:
+    """When a sample meets a rule; rules of another version of mixc come last."""
+    return RULES.index(rule) if rule in RULES else len(RULES)
+
+
+def _stage(figures: Figures, number: int, plan: StagePlan, entry: StageEntry, sources: Sequence[str]) -> StageFigures:
+    longest = plan.sequence_length
+    lengths = [
+        Bin(label=_between(place, LENGTH_BINS, longest, "tokens"), counts=[count])
+        for place, count in enumerate(figures.lengths(number, longest))
     ]
-    yield _table("Rows that cannot become a sample", ["source", "reason", "rows"], rejects, numbers=[2])
-    yield "<h2>Sources</h2>"
-    yield _table(
-        "Fragments by digest; a path is where it lay when the build was made",
-        ["source", "path", "digest", "samples", "rejects"],
-        [
-            [
-                escape(name),
-                f"<code>{escape(f.path)}</code>",
-                f"<code>{f.digest[:16]}</code>",
-                f"{f.samples:,}",
-                f"{f.rejects:,}",
-            ]
-            for name, fragments in sorted(lock.sources.items())
-            for f in fragments
-        ],
-        numbers=[3, 4],
-    )
-    yield _table(
-        "Made with",
-        ["library", "version"],
-        [[escape(name), escape(version)] for name, version in sorted(lock.versions.items())],
-    )
-    yield "</html>"
-
-
-def _stage(build: Path, index: int, stage: StagePlan) -> Iterable[str]:
-    yield f'<h2 id="{escape(stage.name)}">{escape(stage.name)}</h2>'
-    yield _table(
-        f"Composition; shares count {escape(stage.unit.replace('_', ' '))}. The bar is the share met, the mark the share wished.",
-        ["source", "", "wished", "met", "epochs", "eligible", "samples", "tokens", "supervised", "images"],
-        [
-            [
-                escape(name),
-                _share(share.wished, share.met),
-                f"{share.wished:.2%}",
-                f"{share.met:.2%}",
-                f"{share.epochs:.2f}",
-                f"{share.eligible:,}",
-                f"{share.samples:,}",
-                f"{share.tokens:,}",
-                f"{share.supervised_tokens:,}",
-                f"{share.images:,}",
-            ]
-            for name, share in sorted(stage.sources.items())
-        ],
-        numbers=range(2, 10),
-    )
-    yield (
-        f"<p>{stage.packs:,} packs of at most {stage.sequence_length:,} tokens and {stage.max_tiles:,} tiles, "
-        f"{stage.empty_packs:,} of them empty; full to {stage.fill:.2%}. "
-        f"Work of any two ranks differs by {stage.rank_skew:.1%} of the mean rank's in the mean over steps, "
-        f"{stage.rank_skew_max:.1%} at most.</p>"
-    )
-    yield _histogram(build, index, stage.sequence_length)
-
-
-def _share(wished: float, met: float) -> str:
-    width = 160
-    return (
-        f'<svg width="{width}" height="14" role="img" aria-label="met {met:.1%}, wished {wished:.1%}">'
-        f'<rect class="met" y="2" height="10" width="{met * width:.1f}"/>'
-        f'<line class="wish" x1="{wished * width:.1f}" x2="{wished * width:.1f}" y1="0" y2="14"/></svg>'
+    fill = [
+        Bin(label=_between(place, FILL_BINS, 100, "% full"), counts=[count])
+        for place, count in enumerate(figures.fill(number, longest))
+    ]
+    counts = figures.tiles(number)
+    tiles = [
+        Bin(label=f"{place}{' or more' if place == TILE_BARS - 1 else ''} tiles", counts=[count])
+        for place, count in enumerate(counts)
+    ]
+    division = figures.division(number, plan.steps, sources)
+    return StageFigures(
+        plan=plan,
+        entry=entry,
+        lengths=histogram(lengths, f"{plan.name}: samples by length", low="0", high=f"{longest:,} tokens"),
+        fill=histogram(fill, f"{plan.name}: packs by how full they are", low="0 %", high="100 %"),
+        tiles=histogram(tiles, f"{plan.name}: samples by tiles", low="0", high=f"{len(counts) - 1} tiles")
+        if len(counts) > 1
+        else None,
+        curriculum=stacked(
+            [_shares(tokens) for tokens in division.tokens],
+            division.sources,
+            f"{plan.name}: how the tokens of a step are divided among sources, from its first step to its last",
+            low="step 0",
+            high=f"step {plan.steps - 1:,}",
+        ),
+        division=division,
     )
 
 
-def _histogram(build: Path, stage: int, longest: int) -> str:
-    with duckdb.connect() as db:
-        rows = db.execute(
-            "SELECT least(tokens * ?::BIGINT // ?, ? - 1) AS bin, count(*) FROM read_parquet(?) WHERE stage = ? "
-            "GROUP BY bin ORDER BY bin",
-            [HISTOGRAM_BINS, longest, HISTOGRAM_BINS, str(build / "plan/placements.parquet"), stage],
-        ).fetchall()
-    if not rows:
-        return ""
-    top = max(count for _, count in rows)
-    width, height = 16, 90
-    bars = "".join(
-        f'<rect class="met" x="{b * width}" y="{height - count / top * height:.1f}" width="{width - 2}" '
-        f'height="{count / top * height:.1f}"><title>{b * longest // HISTOGRAM_BINS:,} to '
-        f"{(b + 1) * longest // HISTOGRAM_BINS:,} tokens: {count:,} samples</title></rect>"
-        for b, count in rows
+def _between(place: int, bins: int, whole: int, unit: str) -> str:
+    return f"{place * whole // bins:,} to {(place + 1) * whole // bins:,} {unit}"
+
+
+def _shares(tokens: Sequence[int]) -> list[float]:
+    whole = sum(tokens)
+    return [count / whole if whole else 0.0 for count in tokens]
+
+
+def _flow(summary: PlanSummary, drops: list[Drops], sources: Sequence[str]) -> Markup:
+    """From each source to the stages, tokens as trained, and to the rules, tokens of what they dropped."""
+    links = [
+        Link(source=f"source {name}", target=f"stage {number}", value=share.tokens)
+        for number, stage in enumerate(summary.stages)
+        for name, share in sorted(stage.sources.items())
+        if share.tokens
+    ]
+    ordered = sorted(drops, key=lambda drop: (_met(drop.rule), drop.rule, drop.source))
+    links += [
+        Link(source=f"source {drop.source}", target=f"rule {drop.rule}", value=drop.tokens)
+        for drop in ordered
+        if drop.tokens
+    ]
+    rules = list(dict.fromkeys(link.target for link in links if link.target.startswith("rule ")))
+    left = [Node(id=f"source {name}", name=name) for name in sources]
+    right = [
+        *(Node(id=f"stage {number}", name=stage.name) for number, stage in enumerate(summary.stages)),
+        *(Node(id=id, name=f"out: {id.removeprefix('rule ')}") for id in rules),
+    ]
+    return flow(
+        [left, right], links, "Tokens from sources to stages, and to the rules that dropped samples", unit="tokens"
     )
-    return (
-        f'<figure><svg width="{HISTOGRAM_BINS * width}" height="{height}" role="img" '
-        f'aria-label="histogram of sample lengths">{bars}</svg>'
-        f'<figcaption class="dim">Samples by length, 0 to {longest:,} tokens; the tallest bar is {top:,}.</figcaption></figure>'
-    )
 
 
-def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Iterable[int] = ()) -> str:
-    """`head` is text; cells of `rows` are HTML. Nothing for no rows."""
-    if not rows:
-        return ""
-    right = set(numbers)
+def _costs(manifest: Manifest, cost: Forecast) -> list[list[str]]:
+    """Rows of the forecast by stage, and their sum."""
+    parts = ("vision", "projector", "language", "head", "total")
+    rows = [
+        (stage.name, [getattr(flops, part) for part in parts])
+        for stage, flops in zip(manifest.stages, cost.stages, strict=True)
+    ]
+    rows.append(("all", [sum(column) for column in zip(*(counts for _, counts in rows), strict=True)]))
+    return [[name, *map(_scaled, counts), _hours(cost.hours(counts[-1]))] for name, counts in rows]
 
-    def cells(tag: str, row: Sequence[str]) -> str:
-        return "".join(f"<{tag}{' class=n' if i in right else ''}>{cell}</{tag}>" for i, cell in enumerate(row))
 
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return (
-        f"<table><caption>{caption}</caption><thead><tr>{cells('th', [escape(h) for h in head])}</tr></thead>"
-        f"<tbody>{body}</tbody></table>"
-    )
+def _scaled(flops: int) -> str:
+    """Three digits and a prefix."""
+    power = min(max(len(str(flops)) - 1, 0) // 3, len(_PREFIXES) - 1)
+    return f"{flops / 1000**power:.3g} {_PREFIXES[power]}".rstrip()
+
+
+_PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}"

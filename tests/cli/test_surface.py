@@ -55,7 +55,7 @@ SURFACE = {
     "inspect": {"build", "--stage", "--pack", "--json", "--help"},
     "explain": {"build", "--stage", "--step", "--sample", "--json", "--help"},
     "verify": {"build", "--json", "--help"},
-    "report": {"build", "--out", "-o", "--help"},
+    "report": {"build", "--out", "-o", "--model", "--gpu", "--mfu", "--help"},
     "cache": {"--help"},
     "cache ls": {"--json", "--help"},
     "cache prune": {"--to", "--older-than", "--all", "--dry-run", "--json", "--help"},

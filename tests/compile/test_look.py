@@ -175,16 +175,6 @@ def test_a_flipped_byte_is_found_by_name(mixc, demo: Path, tmp_path: Path) -> No
         path.write_bytes(data)
 
 
-def test_the_report_is_one_page_without_a_script(mixc, demo: Path, tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
-    mixc("report", demo, "-o", page)
-    text = page.read_text()
-    assert root(demo) in text
-    for name in ("align", "sft-reasoning", "photographs", "dedup_exact"):
-        assert name in text
-    assert "<script" not in text and "http" not in text.replace("http-equiv", "")
-
-
 def test_locked_builds_nothing_else(mixc, demo: Path, tmp_path: Path) -> None:
     spec = copy_demo(tmp_path)
     shutil.copy(demo / "mixture.lock", tmp_path / "demo.lock")

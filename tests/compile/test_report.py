@@ -1,0 +1,177 @@
+"""The report on the compiled demo: its figures counted again from the plan, and the page in a browser."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from html import unescape
+from pathlib import Path
+
+import msgspec
+import pyarrow.parquet as pq
+import pytest
+
+from mixc.report.figures import FILL_BINS, LENGTH_BINS, Figures
+from mixc.report.forecast import Flops, Forecast
+from shards.manifest import read_manifest
+from tests.browser import check_page, needs_chromium, opened
+from tests.compile.conftest import root
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def page(make_mixc, demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    make_mixc()("report", demo, "-o", path)
+    return path
+
+
+@pytest.fixture
+def figures(demo: Path, tmp_path: Path):
+    with Figures(demo / "plan", tmp_path) as opened:
+        yield opened
+
+
+def rows(build: Path, table: str) -> list[dict]:
+    return pq.read_table(build / f"plan/{table}.parquet").to_pylist()
+
+
+def test_histograms_are_those_of_the_plan(demo: Path, figures: Figures) -> None:
+    for number, stage in enumerate(read_manifest(demo).stages):
+        placed = [row for row in rows(demo, "placements") if row["stage"] == number]
+        packs = [row for row in rows(demo, "packs") if row["stage"] == number and row["tokens"]]
+        longest = stage.sequence_length
+        lengths = Counter(min(row["tokens"] * LENGTH_BINS // longest, LENGTH_BINS - 1) for row in placed)
+        assert figures.lengths(number, longest) == [lengths[bin] for bin in range(LENGTH_BINS)]
+        fill = Counter(min(row["tokens"] * FILL_BINS // longest, FILL_BINS - 1) for row in packs)
+        assert figures.fill(number, longest) == [fill[bin] for bin in range(FILL_BINS)]
+        tiles = Counter(row["tiles"] for row in placed)
+        assert figures.tiles(number) == [tiles[count] for count in range(max(tiles) + 1)]
+        totals = figures.totals(number)
+        assert (totals.tokens, totals.tiles, totals.targets) == (stage.tokens, stage.tiles, stage.supervised_tokens)
+        assert totals.pairs == sum(row["tokens"] ** 2 for row in placed)
+
+
+def test_the_division_along_a_stage_is_that_of_its_steps(demo: Path, figures: Figures, monkeypatch) -> None:
+    for bins in (80, 3, 1):  # more stretches than steps, fewer, one
+        monkeypatch.setattr("mixc.report.figures.CURRICULUM_BINS", bins)
+        for number, stage in enumerate(read_manifest(demo).stages):
+            found = figures.division(number, stage.steps, sorted(stage.sources))
+            placed = [row for row in rows(demo, "placements") if row["stage"] == number]
+            assert [step for first, last in found.steps for step in range(first, last + 1)] == list(range(stage.steps))
+            for (first, last), tokens in zip(found.steps, found.tokens, strict=True):
+                expected = Counter[str]()
+                for row in placed:
+                    if first <= row["step"] <= last:
+                        expected[row["source"]] += row["tokens"]
+                assert dict(zip(found.sources, tokens, strict=True)) == {name: expected[name] for name in found.sources}
+
+
+def test_every_drop_is_counted_and_the_examples_are_the_least(demo: Path, figures: Figures) -> None:
+    dropped: dict[tuple[str, str], list[dict]] = {}
+    for row in rows(demo, "drops"):
+        dropped.setdefault((row["rule"], row["source"]), []).append(row)
+    paths = {row["fragment"]: row["path"] for row in rows(demo, "fragments")}
+    found = figures.drops()
+    assert [(drop.rule, drop.source) for drop in found] == sorted(dropped)
+    for drop in found:
+        own = sorted(dropped[drop.rule, drop.source], key=lambda row: row["id"].hex)
+        assert (drop.samples, drop.tokens) == (len(own), sum(row["tokens"] for row in own))
+        assert [(e.id, e.path, e.row, e.detail) for e in drop.examples] == [
+            (row["id"].hex, paths[row["fragment"]], row["row"], row["detail"]) for row in own[:3]
+        ]
+
+
+def test_the_cost_is_the_trainers_count(make_mixc, demo: Path, page: Path, tmp_path: Path) -> None:
+    """Of each step the trainer writes its FLOPs; their sum over a stage is what the report says before it runs."""
+    from runtime.flops import Work, step_flops
+    from runtime.model.zoo import ARCHITECTURES
+
+    text = page.read_text()
+    for number, stage in enumerate(read_manifest(demo).stages):
+        pairs = sum(row["tokens"] ** 2 for row in rows(demo, "placements") if row["stage"] == number)
+        work = Work(tokens=stage.tokens, tiles=stage.tiles, targets=stage.supervised_tokens, pairs=pairs)
+        total = step_flops(ARCHITECTURES["sail-vl-tiny"], stage.train.lr, work).total
+        assert f">{total / 1e9:.3g} G<" in text
+    other = tmp_path / "other.html"
+    make_mixc()("report", demo, "-o", other, "--model", "sail-vl2-8b", "--gpu", "a100", "--mfu", "0.5")
+    assert "For sail-vl2-8b on A100, 312 TFLOP/s in bf16, of which 50%" in re.sub(r"\s+", " ", other.read_text())
+
+
+def test_hours_are_flops_over_what_a_device_makes_of_them() -> None:
+    flops = Flops(vision=1, projector=2, language=3, head=4)
+    cost = Forecast(model="m", device="d", peak=1e15, mfu=0.4, stages=[flops])
+    assert flops.total == 10
+    assert cost.hours(int(3600 * 4e14)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--model", "sail-vl2-2c"), "did you mean sail-vl2-2b"),
+        (("--gpu", "H1000"), "known are A100"),
+        (("--mfu", "40"), "--mfu is a share"),
+    ],
+)
+def test_a_forecast_that_cannot_be_made_says_why(make_mixc, demo: Path, tmp_path: Path, arguments, said: str) -> None:
+    done = make_mixc()("report", demo, "-o", tmp_path / "page.html", *arguments, check=2)
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_says_what_the_plan_says(demo: Path, page: Path) -> None:
+    text = page.read_text()
+    assert root(demo) in text
+    manifest = read_manifest(demo)
+    for stage in manifest.stages:
+        assert f"<td>{stage.name}</td>" in text and f'<td class="n">{stage.tokens:,}</td>' in text
+    for name in ("photographs", "dedup_exact", "budget"):
+        assert name in text
+    assert not any(loads in text for loads in ("<script", "src=", "http", "@import", "url("))
+
+
+def test_hostile_names_stay_text(make_mixc, tmp_path: Path) -> None:
+    hostile = "<script>alert(1)<|script>\"'&{{ 7*7 }}"
+    (tmp_path / "data").mkdir()
+    (tmp_path / f"data/{hostile}.jsonl").write_text(
+        "".join(
+            msgspec.json.encode({"text": f"{word} of some length", "word": word}).decode() + "\n" for word in "abcdefgh"
+        )
+    )
+    spec = {
+        "mixture": "hostile",
+        "seed": 1,
+        "model": "sail-vl-tiny",
+        "sources": {"prose": {"path": "data/*.jsonl", "kind": "text", "where": "word <> '<b>&amp;' and word > 'b'"}},
+        "stages": [
+            {
+                "name": "one",
+                "budget": "1 epoch",
+                "mix": {"prose": {"weight": 1, "where": "tokens > 1 or word = '</td><script>'"}},
+                "sequence_length": 64,
+                "train": {"lr": {"language": 1e-3}, "batch": 1},
+            }
+        ],
+    }
+    (tmp_path / "spec.yaml").write_bytes(msgspec.json.encode(spec))
+    mixc = make_mixc()
+    mixc("compile", tmp_path / "spec.yaml", "-o", tmp_path / "build")
+    mixc("report", tmp_path / "build")
+    text = (tmp_path / "build.html").read_text()
+    assert "<script" not in text and "<b>" not in text
+    assert hostile in unescape(text) and "'<b>&amp;' and" in unescape(text)
+
+
+@needs_chromium
+def test_the_page_reads_well_in_a_browser(page: Path) -> None:
+    check_page(page)
+
+
+@needs_chromium
+def test_numbers_behind_a_plot_open_by_keyboard(page: Path) -> None:
+    with opened(page) as tab:
+        summary = tab.locator("summary").first
+        summary.focus()
+        tab.keyboard.press("Enter")
+        assert tab.locator("details[open] table").first.is_visible()
