@@ -50,51 +50,131 @@ def diff(
 def inspect(
     build: BuildArgument,
     stage: Annotated[str | None, typer.Option("--stage", help="a stage of the build (its first)")] = None,
-    pack: Annotated[int, typer.Option("--pack", min=0, help="number of a pack in the stage")] = 0,
+    pack: Annotated[int | None, typer.Option("--pack", min=0, help="number of a pack in the stage (its first)")] = None,
+    step: Annotated[int | None, typer.Option("--step", min=0, help="all packs of a training step")] = None,
+    sample: Annotated[
+        str | None, typer.Option("--sample", metavar="ID", help="one sample, where it first stands")
+    ] = None,
+    tokens: Annotated[bool, typer.Option("--tokens", help="show where each token ends; JSON has their ids")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="write a static page, images inside it")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show a pack as text: segments, images with their grids, supervised text marked."""
+    """Show a pack as it is trained on: segments, text with the supervised part marked, images with their grids."""
     from mixc.cli.console import print_json
-    from mixc.report.inspect import inspect_pack, show
+    from mixc.errors import BuildError, MixcError
+    from mixc.report.inspect import Inspector
 
-    found = inspect_pack(build, stage, pack)
+    asked = [name for name, value in (("--pack", pack), ("--step", step), ("--sample", sample)) if value is not None]
+    if len(asked) > 1:
+        raise MixcError(f"show one thing, not {' and '.join(asked)}")
+    if html is not None and json:
+        raise MixcError("--html and --json are two forms of the same", mend="ask twice")
+    inspector = Inspector(build, tokens=tokens or html is not None)
+    if sample is not None:
+        one = inspector.sample(sample, stage)
+        if one is None:
+            where = "no stage uses" if stage is None else f"stage {stage} does not use"
+            raise BuildError(f"{where} sample {sample}", where=str(build), mend="`mixc explain --sample` says why")
+        found = [one]
+    else:
+        found = [inspector.pack(stage, pack or 0)] if step is None else inspector.step(stage, step)
     if json:
-        print_json(found)
+        print_json(found if step is not None else found[0])
+    elif html is not None:
+        from mixc.report.inspect_page import write_page
+
+        write_page(found, inspector.build.image, html, mixture=inspector.build.manifest.mixture)
+        print(html)
     else:
         from rich.console import Console
 
-        show(found, Console())
+        from mixc.report.inspect_text import show
+
+        for each in found:
+            show(each, inspector.build.image, Console())
 
 
 def explain(
     build: BuildArgument,
-    stage: Annotated[str | None, typer.Option("--stage", help="with --step: a stage of the build")] = None,
+    stage: Annotated[str | None, typer.Option("--stage", help="with --step or --pack: a stage of the build")] = None,
     step: Annotated[int | None, typer.Option("--step", min=0, help="a training step of the stage")] = None,
-    sample: Annotated[str | None, typer.Option("--sample", metavar="ID", help="a sample's id, 32 hex digits")] = None,
+    pack: Annotated[int | None, typer.Option("--pack", min=0, help="a pack of the stage")] = None,
+    sample: Annotated[
+        str | None, typer.Option("--sample", metavar="ID", help="a sample's id, or the first digits of it")
+    ] = None,
+    file: Annotated[
+        str | None, typer.Option("--file", metavar="PATH", help="a source's file: its path, or the end of it")
+    ] = None,
+    row: Annotated[int | None, typer.Option("--row", min=0, help="with --file: one row of it")] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", metavar="FRAGMENT", help="find a text in everything that is trained on")
+    ] = None,
+    image: Annotated[Path | None, typer.Option("--image", metavar="FILE", help="find an image, byte for byte")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="rows and places to show; 0 for all")] = 20,
     json: JsonOption = False,
 ) -> None:
-    """Say which documents a step trained on, or what became of a sample."""
-    from mixc.cli.console import print_json
+    """From a step or pack to its documents and the rules that chose them; from a sample, file or text to where it was used."""
+    from mixc.cli.console import print_json, progress_bar
     from mixc.errors import MixcError
-    from mixc.report.explain import explain_sample, explain_step, sample_lines, step_lines
+    from mixc.report import explain as explained
+    from mixc.report import tell
+    from mixc.workers import cores
 
-    if (sample is None) == (stage is None or step is None):
-        raise MixcError("name a step or a sample", mend="--stage NAME --step N, or --sample ID")
-    if sample is not None:
-        story = explain_sample(build, sample)
-        if json:
-            print_json(story)
-        else:
-            for line in sample_lines(story):
-                print(line)
-        return
-    assert stage is not None and step is not None
-    documents = explain_step(build, stage, step)
-    if json:
-        print_json(documents)
+    asked = [name for name, value in (("--step", step), ("--pack", pack), ("--sample", sample), ("--file", file),
+                                      ("--text", text), ("--image", image)) if value is not None]  # fmt: skip
+    if len(asked) != 1:
+        raise MixcError(
+            "ask for one thing" + (f", not {' and '.join(asked)}" if asked else ""),
+            mend="--stage NAME with --step N or --pack N, or --sample ID, --file PATH, --text FRAGMENT, --image FILE",
+        )
+    if (stage is None) == (asked[0] in ("--step", "--pack")):
+        raise MixcError("--stage goes with --step or --pack", mend="name both, or neither")
+    if row is not None and file is None:
+        raise MixcError("--row is of a file", mend="name the file with --file PATH")
+    most = limit or None
+    found: object
+    if stage is not None:
+        what = f"step {step}" if pack is None else f"pack {pack}"
+        uses = (
+            explained.explain_step(build, stage, step or 0)
+            if pack is None
+            else explained.explain_pack(build, stage, pack)
+        )
+        found, lines = uses, tell.step_lines(stage, what, uses)
+    elif sample is not None:
+        story = explained.explain_sample(build, sample)
+        found, lines = story, tell.sample_lines(story)
+    elif file is not None and row is not None:
+        own = explained.explain_row(build, file, row)
+        found = own
+        lines = tell.sample_lines(own) if isinstance(own, explained.SampleStory) else iter([tell.row_line(own)])
+    elif file is not None:
+        all_rows = explained.explain_file(build, file, limit=most)
+        found, lines = all_rows, tell.file_lines(all_rows)
     else:
-        for line in step_lines(documents):
-            print(line)
+        from mixc.report.search import find_image, find_text
+
+        with progress_bar() as progress:
+
+            def packs(done: int, total: int) -> None:
+                progress("packs", done, total)
+
+            if text is not None:
+                search = find_text(build, text, limit=most, workers=cores(), progress=packs)
+            else:
+                assert image is not None
+                search = find_image(build, image, limit=most, workers=cores(), progress=packs)
+        found, lines = search, tell.search_lines(search)
+    if json:
+        print_json(found)
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for line in lines:
+        console.print(line, soft_wrap=True)
 
 
 def verify(build: BuildArgument, json: JsonOption = False) -> None:

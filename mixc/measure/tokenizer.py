@@ -94,6 +94,19 @@ class Tokenizer:
         """Every added token's id."""
         return self._loaded.added
 
+    def normalised(self, text: str) -> str:
+        """Text as it is before it is tokenised, in NFC for instance: what `decode` of its ids gives again."""
+        normalizer = self._loaded.full.normalizer
+        return text if normalizer is None else str(normalizer.normalize_str(text))
+
+    @property
+    def byte_level_vocabulary(self) -> dict[str, int] | None:
+        """Ids of tokens that are written a letter a byte (GPT-2's alphabet); None of a tokenizer that is not byte-level."""
+        definition = self._loaded.definition
+        decoder = definition.get("decoder") or {}
+        vocabulary = definition["model"]["vocab"]
+        return vocabulary if decoder.get("type") == "ByteLevel" and isinstance(vocabulary, dict) else None
+
     @property
     def size(self) -> int:
         """One more than the highest id."""

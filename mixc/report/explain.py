@@ -1,16 +1,28 @@
-"""From a training step to its documents, and from a sample to every place where it stands or the rule that kept it out."""
+"""From a step or a pack to its documents and the rules that chose them, and from a sample or a file to every place where it
+was used, or the rule that kept it out. Read from the plan's tables alone: placements, drops, fragments, rejects."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from uuid import UUID
+import difflib
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import duckdb
 import msgspec
 
+from mixc.emit.lock import read_lock
 from mixc.errors import BuildError
+from mixc.plan.database import literal
+from mixc.report.measured import known_values
+from mixc.report.opened import locked_spec, open_plan, read_summary, require_pack, require_step, stage_number
+from mixc.report.reasons import Loser, Reason, Reasons, Values, columns_of
 from shards.manifest import read_manifest
+
+MOST_MATCHES = 12
+"""Files or ids that an error names, when it could be any of them."""
 
 
 class Use(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +42,10 @@ class Use(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     supervised_tokens: int
     images: int
+    tiles: int
+    weight: float
+    """Of each supervised token in the loss."""
+    why: list[Reason]
 
 
 class Drop(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +54,8 @@ class Drop(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     path: str
     row: int
+    tokens: int
+    why: list[Reason]
 
 
 class SampleStory(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,74 +64,315 @@ class SampleStory(msgspec.Struct, frozen=True, kw_only=True):
     drops: list[Drop]
 
 
+class StageUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stage uses of a file."""
+
+    stage: str
+    samples: int
+    placements: int
+    """Each epoch and each piece counts."""
+    epochs: int
+    """Of the sample that is used most often."""
+    tokens: int
+    first_step: int
+    last_step: int
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of a file, and what became of it."""
+
+    row: int
+    source: str
+    id: str | None
+    """None of an unusable row, which is no sample."""
+    uses: int
+    """Placements."""
+    stages: list[str]
+    rule: str | None
+    """What dropped it; `reject` for an unusable row."""
+    detail: str
+
+
+class FileStory(msgspec.Struct, frozen=True, kw_only=True):
+    path: str
+    sources: list[str]
+    fragments: int
+    """Pieces in which it was measured."""
+    digests: list[str]
+    samples: int
+    used: int
+    """Samples that stand in some stage."""
+    placements: int
+    stages: list[StageUse]
+    drops: dict[str, int]
+    """By rule."""
+    rejects: dict[str, int]
+    """By reason."""
+    rows: list[Row]
+    """The first of them, as many as were asked for."""
+
+
 def explain_step(build: Path, stage: str, step: int) -> list[Use]:
     """What one step trained on, in order. Raises BuildError when the build has no such stage or step."""
-    entry = next((s for s in read_manifest(build).stages if s.name == stage), None)
-    if entry is None:
-        known = ", ".join(s.name for s in read_manifest(build).stages)
-        raise BuildError(f"no stage is called {stage!r}", where=str(build), mend=f"its stages: {known}")
-    if step >= entry.steps:
-        raise BuildError(f"stage {stage} has steps 0 to {entry.steps - 1}, not {step}", where=str(build))
-    return _uses(build, "s.name = ? AND step = ?", [stage, step])
+    with _told(build) as told:
+        number = stage_number(told.manifest, stage, build)
+        require_step(told.manifest.stages[number], step, build)
+        return told.uses(f"stage = {number} AND step = {int(step)}")
+
+
+def explain_pack(build: Path, stage: str, pack: int) -> list[Use]:
+    """What one pack holds, in order; nothing for an empty one. Raises BuildError when the build has no such stage or pack."""
+    with _told(build) as told:
+        number = stage_number(told.manifest, stage, build)
+        require_pack(told.manifest.stages[number], pack, build)
+        return told.uses(f"stage = {number} AND pack = {int(pack)}")
+
+
+def explain_places(build: Path, places: Collection[tuple[int, int, int]]) -> list[Use]:
+    """What stands at places (stage, pack, place), numbers all, in order."""
+    with _told(build) as told:
+        return told.uses_at(places)
 
 
 def explain_sample(build: Path, sample: str) -> SampleStory:
-    """Every use of a sample, or the rules that kept it out. Raises BuildError for an id that the build has not seen."""
-    try:
-        id = str(UUID(sample))
-    except ValueError as error:
-        raise BuildError(f"{sample!r} is not a sample's id", mend="an id is 32 hexadecimal digits") from error
-    uses = _uses(build, "p.id = ?::UUID", [id])
-    with duckdb.connect() as db:
-        rows = db.execute(
-            'SELECT rule, detail, d.source, path, "row" FROM read_parquet(?) d JOIN read_parquet(?) f USING (fragment) '
-            "WHERE id = ?::UUID ORDER BY ALL",
-            [str(build / "plan/drops.parquet"), str(build / "plan/fragments.parquet"), id],
-        ).fetchall()
-    drops = [Drop(rule=r, detail=d or "", source=s, path=p, row=n) for r, d, s, p, n in rows]
-    if not uses and not drops:
-        raise BuildError(f"this build has seen no sample {sample}", where=str(build))
-    return SampleStory(id=id.replace("-", ""), uses=uses, drops=drops)
+    """Every use of a sample, or the rules that kept it out. `sample` is its id, or the first digits of it. Raises BuildError for
+    an id that the build has not seen, or that several samples begin with."""
+    with _told(build) as told:
+        return told.story(told.whole_id(sample))
 
 
-def _uses(build: Path, condition: str, parameters: list[str | int]) -> list[Use]:
-    stages = [(index, stage.name) for index, stage in enumerate(read_manifest(build).stages)]
-    with duckdb.connect() as db:
-        db.execute("CREATE TABLE s(stage USMALLINT, name VARCHAR)")
-        db.executemany("INSERT INTO s VALUES (?, ?)", stages)
-        rows = db.execute(
-            "SELECT s.name, step, pack, place, replace(p.id::VARCHAR, '-', ''), p.source, path, \"row\", epoch, piece, "
-            "tokens, supervised_tokens, images "
-            "FROM read_parquet(?) p JOIN s USING (stage) JOIN read_parquet(?) f USING (fragment) "
-            f"WHERE {condition} ORDER BY stage, pack, place",
-            [str(build / "plan/placements.parquet"), str(build / "plan/fragments.parquet"), *parameters],
-        ).fetchall()
-    names = Use.__struct_fields__
-    return [msgspec.convert(dict(zip(names, row, strict=True)), Use) for row in rows]
+def explain_file(build: Path, path: str, *, limit: int | None) -> FileStory:
+    """What became of every sample of a file, counts of all and the first `limit` rows (None: all). `path` is the file's path, or
+    the end of it. Raises BuildError when no file of the build has this path, or several have."""
+    with _told(build) as told:
+        return told.file(told.whole_path(path), limit)
 
 
-def step_lines(uses: list[Use]) -> Iterator[str]:
-    """As text, a line a document."""
-    pack = -1
-    for use in uses:
-        if use.pack != pack:
-            pack = use.pack
-            yield f"pack {pack}"
-        piece = f" piece {use.piece}" if use.piece else ""
-        yield (
-            f"  {use.id}  {use.source:16} {use.tokens:>7,} tokens {use.images} images  epoch {use.epoch}{piece}  "
-            f"{use.path}:{use.row}"
+def explain_row(build: Path, path: str, row: int) -> SampleStory | Row:
+    """What became of one row of a file: a sample's story, or a Row for one that is unusable. Raises BuildError as `explain_file`,
+    and when the file has no such row."""
+    with _told(build) as told:
+        whole = told.whole_path(path)
+        rows = told.rows(whole, 1, f'AND "row" = {int(row)}')
+        if not rows:
+            raise BuildError(f"row {row} of this file is neither a sample nor unusable", where=whole)
+        return rows[0] if rows[0].id is None else told.story(rows[0].id)
+
+
+@contextmanager
+def _told(build: Path) -> Iterator[_Told]:
+    with open_plan(build) as db:
+        yield _Told(build, db)
+
+
+class _Told:
+    """A build's plan and rules."""
+
+    def __init__(self, build: Path, db: duckdb.DuckDBPyConnection) -> None:
+        self._build, self._db = build, db
+        self.manifest = read_manifest(build)
+        self._spec = locked_spec(read_lock(build / "mixture.lock"), build)
+        self._reasons = Reasons(self._spec, read_summary(build))
+        self._stages = [stage.name for stage in self.manifest.stages]
+
+    def uses(self, condition: str) -> list[Use]:
+        """Placements by a condition of theirs, in order. Of a condition on stage, step or pack DuckDB reads only the row groups
+        that can have some."""
+        rows = self._rows(
+            f"""
+            SELECT stage, step, pack, place, replace(id::VARCHAR, '-', '') AS id, p.source, path, "row", epoch, piece, tokens,
+                   supervised_tokens, images, tiles, weight, piece_start, piece_end, object
+            FROM (FROM placements WHERE {condition}) p JOIN fragments f USING (fragment)
+            ORDER BY stage, pack, place
+            """
+        )
+        losers = self._losers({row["id"] for row in rows})
+        values = self._values(rows)
+        found = []
+        for row in rows:
+            span = (row["piece"], row.pop("piece_start"), row.pop("piece_end"))
+            known = values.get((row.pop("object"), row["row"]), {})
+            why = self._reasons.of_use(
+                **{name: row[name] for name in ("stage", "source", "id", "epoch")},
+                piece=span,
+                values=known,
+                losers=losers.get(row["id"], []),
+            )
+            found.append(Use(**{**row, "stage": self._stages[row["stage"]]}, why=why))
+        return found
+
+    def uses_at(self, places: Collection[tuple[int, int, int]]) -> list[Use]:
+        if not places:
+            return []
+        listed = ", ".join(f"({a}, {b}, {c})" for a, b, c in sorted(places))
+        return self.uses(f"(stage, pack, place) IN ({listed})")
+
+    def story(self, id: str) -> SampleStory:
+        uses = self.uses(f"id = {literal(id)}::UUID")
+        rows = self._rows(
+            "SELECT rule, coalesce(detail, '') AS detail, d.source, path, \"row\", tokens, object"
+            f" FROM (FROM drops WHERE id = {literal(id)}::UUID) d JOIN fragments USING (fragment) ORDER BY ALL"
+        )
+        values = self._values(rows)
+        losers = self._losers({id}) if rows else {}
+        drops = [
+            Drop(
+                **row,
+                why=self._reasons.of_drop(
+                    rule=row["rule"],
+                    detail=row["detail"],
+                    source=row["source"],
+                    id=id,
+                    values=values.get((row.pop("object"), row["row"]), {}),
+                    losers=losers.get(id, []),
+                ),
+            )
+            for row in rows
+        ]
+        return SampleStory(id=id, uses=uses, drops=drops)
+
+    def whole_id(self, sample: str) -> str:
+        """The id that begins with `sample`."""
+        digits = sample.replace("-", "").lower()
+        if not 0 < len(digits) <= 32 or set(digits) - set("0123456789abcdef"):
+            raise BuildError(
+                f"{sample!r} is not a sample's id",
+                mend="an id is 32 hexadecimal digits; the first few do, if they are enough",
+            )
+        low, high = (literal(digits.ljust(32, fill)) for fill in "0f")
+        found = [
+            row["id"]
+            for row in self._rows(
+                f"""
+                SELECT DISTINCT replace(id::VARCHAR, '-', '') AS id
+                FROM (SELECT id FROM placements UNION ALL SELECT id FROM drops)
+                WHERE id BETWEEN {low}::UUID AND {high}::UUID ORDER BY id LIMIT {MOST_MATCHES + 1}
+                """
+            )
+        ]
+        if not found:
+            raise BuildError(f"this build has seen no sample {sample}", where=str(self._build))
+        if len(found) > 1:
+            raise BuildError(
+                f"several samples begin with {sample}",
+                where=str(self._build),
+                why=_some(found),
+                mend="give more digits",
+            )
+        return str(found[0])
+
+    def whole_path(self, path: str) -> str:
+        """The path of the build's file that is `path`, or ends with it; as it was, or as the lock has it, from the spec."""
+        known = [row["path"] for row in self._rows("SELECT DISTINCT path FROM fragments ORDER BY path")]
+        plain = path.removeprefix("./")
+        for candidate in (path, plain, str(Path(path).absolute())):
+            if candidate in known:
+                return candidate
+        ending = PurePosixPath(plain).parts
+        found = [each for each in known if PurePosixPath(each).parts[-len(ending) :] == ending] if ending else []
+        if len(found) == 1:
+            return str(found[0])
+        if found:
+            raise BuildError(
+                f"several files end with {path}", where=str(self._build), why=_some(found), mend="give more of the path"
+            )
+        near = difflib.get_close_matches(PurePosixPath(plain).name, [PurePosixPath(each).name for each in known], 1)
+        mend = f"did you mean {near[0]}?" if near else "`mixc sql` or plan/fragments.parquet lists the files"
+        raise BuildError(f"no file of this build is called {path}", where=str(self._build), mend=mend)
+
+    def file(self, path: str, limit: int | None) -> FileStory:
+        fragments = self._rows(
+            f"SELECT fragment, source, digest, samples FROM fragments WHERE path = {literal(path)} ORDER BY fragment"
+        )
+        numbers = ", ".join(str(row["fragment"]) for row in fragments)
+        stages = self._rows(
+            f"""
+            SELECT stage, count(*) AS samples, sum(n)::BIGINT AS placements, max(epochs) AS epochs,
+                   sum(tokens)::BIGINT AS tokens, min(first) AS first_step, max(last) AS last_step
+            FROM (SELECT stage, id, count(*) AS n, count(DISTINCT epoch) AS epochs, sum(tokens) AS tokens, min(step) AS first,
+                         max(step) AS last
+                  FROM placements WHERE fragment IN ({numbers}) GROUP BY stage, id)
+            GROUP BY stage ORDER BY stage
+            """
+        )
+        drops = self._rows(
+            f"SELECT rule, count(*) AS n FROM drops WHERE fragment IN ({numbers}) GROUP BY rule ORDER BY rule"
+        )
+        rejects = self._rows(
+            f"SELECT reason, count(*) AS n FROM rejects WHERE path = {literal(path)} GROUP BY reason ORDER BY reason"
+        )
+        samples, dropped = sum(row["samples"] for row in fragments), {row["rule"]: row["n"] for row in drops}
+        return FileStory(
+            path=path,
+            sources=sorted({row["source"] for row in fragments}),
+            fragments=len(fragments),
+            digests=sorted({row["digest"] for row in fragments}),
+            samples=samples,
+            used=samples - sum(dropped.values()),
+            placements=sum(row["placements"] for row in stages),
+            stages=[StageUse(**{**row, "stage": self._stages[row["stage"]]}) for row in stages],
+            drops=dropped,
+            rejects={row["reason"]: row["n"] for row in rejects},
+            rows=self.rows(path, limit),
         )
 
-
-def sample_lines(story: SampleStory) -> Iterator[str]:
-    """As text: its uses, then the rules that kept it out."""
-    yield f"sample {story.id}"
-    for use in story.uses:
-        yield (
-            f"  stage {use.stage}, step {use.step}, pack {use.pack}, place {use.place}, epoch {use.epoch}: "
-            f"{use.source}, {use.path} row {use.row}"
+    def rows(self, path: str, limit: int | None, condition: str = "") -> list[Row]:
+        """The first rows of a file, by row; samples by source, where several read it."""
+        own = f"fragment IN (SELECT fragment FROM fragments WHERE path = {literal(path)})"
+        rows = self._rows(
+            f"""
+            FROM (
+                SELECT "row", source, replace(id::VARCHAR, '-', '') AS id, count(*) AS uses,
+                       list(DISTINCT stage ORDER BY stage) AS stages, NULL AS rule, '' AS detail
+                FROM placements WHERE {own} {condition} GROUP BY ALL
+                UNION ALL
+                SELECT "row", source, replace(id::VARCHAR, '-', ''), 0, [], rule, coalesce(detail, '')
+                FROM drops WHERE {own} {condition}
+                UNION ALL
+                SELECT "row", source, NULL, 0, [], 'reject', reason || coalesce(': ' || nullif(detail, ''), '')
+                FROM rejects WHERE path = {literal(path)} {condition}
+            ) ORDER BY "row", source, id {"" if limit is None else f"LIMIT {int(limit)}"}
+            """
         )
-    for drop in story.drops:
-        detail = f" ({drop.detail})" if drop.detail else ""
-        yield f"  not used: {drop.rule}{detail}: {drop.source}, {drop.path} row {drop.row}"
+        return [Row(**{**row, "stages": [self._stages[stage] for stage in row["stages"]]}) for row in rows]
+
+    def _losers(self, ids: Collection[str]) -> dict[str, list[Loser]]:
+        """By id of a winner, the duplicates that it stands for."""
+        if not ids or not (self._spec.dedup.exact or self._spec.dedup.minhash or self._spec.dedup.image):
+            return {}
+        self._db.execute("CREATE OR REPLACE TEMP TABLE winners(id VARCHAR)")
+        self._db.execute("INSERT INTO winners SELECT unnest(?)", [sorted(ids)])
+        rows = self._rows(
+            """
+            SELECT winner, rule, source, id FROM (
+                SELECT replace(split_part(detail, ' ', 2), '-', '') AS winner, rule, source, replace(id::VARCHAR, '-', '') AS id
+                FROM drops WHERE rule IN ('dedup_exact', 'dedup_minhash', 'dedup_image'))
+            WHERE winner IN (SELECT id FROM winners) ORDER BY ALL
+            """
+        )
+        found: dict[str, list[Loser]] = defaultdict(list)
+        for row in rows:
+            found[row["winner"]].append(Loser(rule=row["rule"], source=row["source"], id=row["id"]))
+        return found
+
+    def _values(self, rows: Sequence[dict[str, Any]]) -> dict[tuple[str, int], Values]:
+        """By object and row, what the cache knows of samples."""
+        wanted: dict[tuple[str, str], set[int]] = defaultdict(set)
+        for row in rows:
+            wanted[row["source"], row["object"]].add(row["row"])
+        found: dict[tuple[str, int], Values] = {}
+        for (source, object), own in sorted(wanted.items()):
+            for number, values in known_values(object, own, columns_of(self._spec, source)).items():
+                found[object, number] = values
+        return found
+
+    def _rows(self, query: str) -> list[dict[str, Any]]:
+        cursor = self._db.execute(query)
+        names = [column[0] for column in cursor.description or []]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = ", ..." if len(listed) > MOST_MATCHES else ""
+    return ", ".join(listed[:MOST_MATCHES]) + more
