@@ -19,7 +19,7 @@ from mixc.plan.database import literal
 from mixc.report.measured import known_values
 from mixc.report.opened import locked_spec, open_plan, read_summary, require_pack, require_step, stage_number
 from mixc.report.reasons import Loser, Reason, Reasons, Values, columns_of
-from shards.manifest import read_manifest
+from shards.manifest import Manifest, read_manifest
 
 MOST_MATCHES = 12
 """Files or ids that an error names, when it could be any of them."""
@@ -161,16 +161,16 @@ def explain_row(build: Path, path: str, row: int) -> SampleStory | Row:
 
 @contextmanager
 def _told(build: Path) -> Iterator[_Told]:
+    manifest = read_manifest(build)
     with open_plan(build) as db:
-        yield _Told(build, db)
+        yield _Told(build, manifest, db)
 
 
 class _Told:
     """A build's plan and rules."""
 
-    def __init__(self, build: Path, db: duckdb.DuckDBPyConnection) -> None:
-        self._build, self._db = build, db
-        self.manifest = read_manifest(build)
+    def __init__(self, build: Path, manifest: Manifest, db: duckdb.DuckDBPyConnection) -> None:
+        self._build, self.manifest, self._db = build, manifest, db
         self._spec = locked_spec(read_lock(build / "mixture.lock"), build)
         self._reasons = Reasons(self._spec, read_summary(build))
         self._stages = [stage.name for stage in self.manifest.stages]
@@ -215,20 +215,16 @@ class _Told:
         )
         values = self._values(rows)
         losers = self._losers({id}) if rows else {}
-        drops = [
-            Drop(
-                **row,
-                why=self._reasons.of_drop(
-                    rule=row["rule"],
-                    detail=row["detail"],
-                    source=row["source"],
-                    id=id,
-                    values=values.get((row.pop("object"), row["row"]), {}),
-                    losers=losers.get(id, []),
-                ),
+        drops = []
+        for row in rows:
+            known = values.get((row.pop("object"), row["row"]), {})
+            why = self._reasons.of_drop(
+                **{name: row[name] for name in ("rule", "detail", "source")},
+                id=id,
+                values=known,
+                losers=losers.get(id, []),
             )
-            for row in rows
-        ]
+            drops.append(Drop(**row, why=why))
         return SampleStory(id=id, uses=uses, drops=drops)
 
     def whole_id(self, sample: str) -> str:
