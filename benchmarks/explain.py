@@ -33,7 +33,7 @@ from mixc.plan.run import plan
 from mixc.report.explain import explain_file, explain_pack, explain_sample, explain_step
 from mixc.report.search import find_text
 from mixc.spec.canonical import canonical
-from shards.manifest import MediaEntry, Manifest, ShardEntry, StageEntry, with_root, write_manifest
+from shards.manifest import Manifest, MediaEntry, ShardEntry, StageEntry, with_root, write_manifest
 
 REPO = Path(__file__).resolve().parents[1]
 NONE = "0" * 64
@@ -104,8 +104,14 @@ def make_plan(folder: Path, samples: int) -> None:
 
 def ask_plan(build: Path) -> None:
     file = pq.ParquetFile(build / "plan/placements.parquet")
-    print(f"{file.metadata.num_rows:,} placements, {pq.ParquetFile(build / 'plan/drops.parquet').metadata.num_rows:,} drops")
-    place = file.read_row_group(file.num_row_groups // 2, columns=["stage", "step", "pack", "id"]).slice(1000, 1).to_pylist()[0]
+    print(
+        f"{file.metadata.num_rows:,} placements, {pq.ParquetFile(build / 'plan/drops.parquet').metadata.num_rows:,} drops"
+    )
+    place = (
+        file.read_row_group(file.num_row_groups // 2, columns=["stage", "step", "pack", "id"])
+        .slice(1000, 1)
+        .to_pylist()[0]
+    )
     drop = pq.ParquetFile(build / "plan/drops.parquet").read_row_group(0, columns=["id"]).slice(10, 1).to_pylist()[0]
     stage = ("align", "pretrain", "sft")[place["stage"]]
     path = pq.read_table(build / "plan/fragments.parquet", columns=["path"])["path"][3].as_py()
@@ -119,7 +125,11 @@ def ask_plan(build: Path) -> None:
 
 
 def ask_text(folder: Path, megabytes: float) -> None:
-    data = zstandard.ZstdDecompressor().stream_reader((REPO / "specs/demo/data/prose/python.jsonl.zst").read_bytes()).read()
+    data = (
+        zstandard.ZstdDecompressor()
+        .stream_reader((REPO / "specs/demo/data/prose/python.jsonl.zst").read_bytes())
+        .read()
+    )
     texts = [json.loads(line)["text"] for line in data.splitlines()]
     folder.mkdir(exist_ok=True)
     write_jsonl(folder / "text.jsonl", enlarged(texts, megabytes * 1e6, seed=1))
@@ -146,7 +156,9 @@ def main() -> None:
         folder = arguments.keep or Path(scratch) / "explain"
         if arguments.what == "plan":
             if not (folder / "build/manifest.json").exists():
-                maker = multiprocessing.get_context("spawn").Process(target=make_plan, args=(folder, int(arguments.size)))
+                maker = multiprocessing.get_context("spawn").Process(
+                    target=make_plan, args=(folder, int(arguments.size))
+                )
                 maker.start()  # so that its memory is not counted
                 maker.join()
             ask_plan(folder / "build")

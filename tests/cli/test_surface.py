@@ -52,8 +52,11 @@ SURFACE = {
     },
     "doctor": {"--json", "--help"},
     "diff": {"a", "b", "--workers", "-j", "--json", "--help"},
-    "inspect": {"build", "--stage", "--pack", "--json", "--help"},
-    "explain": {"build", "--stage", "--step", "--sample", "--json", "--help"},
+    "inspect": {"build", "--stage", "--pack", "--step", "--sample", "--tokens", "--html", "--json", "--help"},
+    "explain": {
+        *("build", "--stage", "--step", "--pack", "--sample", "--file", "--row", "--text", "--image", "--limit"),
+        *("--json", "--help"),
+    },
     "verify": {"build", "--json", "--help"},
     "report": {"build", "--out", "-o", "--model", "--gpu", "--mfu", "--help"},
     "cache": {"--help"},
@@ -100,11 +103,11 @@ def test_a_wrong_command_or_option_is_the_users_mistake() -> None:
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["diff", "verify", "inspect", "report"])
+@pytest.mark.parametrize("command", ["diff", "verify", "inspect", "explain", "report"])
 def test_something_that_is_no_build_is_said_plainly(command: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for place in (tmp_path, tmp_path / "file", tmp_path / "none"):
-        done = mixc(command, str(place), *([str(place)] if command == "diff" else []))
+        done = mixc(command, str(place), *{"diff": [str(place)], "explain": ["--sample", "0"]}.get(command, []))
         assert done.returncode == (1 if command == "verify" and place == tmp_path else 2), (
             place,
             done.stdout,

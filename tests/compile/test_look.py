@@ -141,8 +141,29 @@ def test_explain_goes_from_a_step_to_its_documents_and_back(mixc, demo: Path) ->
     dropped = pq.read_table(demo / "plan/drops.parquet").to_pylist()[0]
     story = mixc.json("explain", demo, "--sample", dropped["id"].hex)
     assert [drop["rule"] for drop in story["drops"]] == [dropped["rule"]]
-    for wrong in (["--sample", "0" * 32], ["--sample", "x"], ["--stage", "none", "--step", "0"], ["--stage", "align"]):
-        assert "Traceback" not in mixc("explain", demo, *wrong, check=2).stderr
+    for wrong in (
+        *(["--sample", "0" * 32], ["--sample", "x"], ["--stage", "none", "--step", "0"], ["--stage", "align"], []),
+        *(["--step", "0"], ["--stage", "align", "--step", "0", "--pack", "0"], ["--row", "1"], ["--text", "xyzzy"]),
+        *(["--file", "none.json"], ["--sample", sample, "--file", "knowledge.json"], ["--image", "none.png"]),
+    ):
+        done = mixc("explain", demo, *wrong, check=2)
+        assert "Traceback" not in done.stderr and done.stderr.startswith("error: ") and not done.stdout
+
+
+def test_explain_finds_a_file_a_row_a_text_and_an_image(mixc, demo: Path) -> None:
+    file = mixc.json("explain", demo, "--file", "knowledge.json", "--limit", "2")
+    assert file["samples"] == 78 and [row["row"] for row in file["rows"]] == [0, 1]
+    row = mixc.json("explain", demo, "--file", "demo/data/chat/knowledge.json", "--row", "1")
+    assert row == mixc.json("explain", demo, "--sample", file["rows"][1]["id"][:12])
+    turns = json.loads((REPO / "specs/demo/data/chat/knowledge.json").read_text())[1]["conversations"]
+    text = mixc.json("explain", demo, "--text", turns[1]["value"], "--limit", "0")
+    assert {(f["use"]["pack"], f["use"]["place"]) for f in text["found"]} >= {
+        (u["pack"], u["place"]) for u in row["uses"]
+    }
+    image = mixc.json("explain", demo, "--image", REPO / "specs/demo/data/chat/images/cat.jpg", "--limit", "1")
+    assert image["places"] > len(image["found"]) == 1
+    for arguments in (["--file", "knowledge.json"], ["--text", turns[1]["value"]], ["--sample", row["id"]]):
+        assert row["id"][:12] in mixc("explain", demo, *arguments).stdout
 
 
 def test_inspect_marks_just_what_is_supervised(mixc, demo: Path) -> None:
@@ -158,7 +179,26 @@ def test_inspect_marks_just_what_is_supervised(mixc, demo: Path) -> None:
         run["text"] for s in pack["segments"] if s["source"] == "knowledge" for run in s["runs"] if run["supervised"]
     ]
     assert supervised and set(supervised) <= answers
-    assert "Traceback" not in mixc("inspect", demo, "--pack", "100000", check=2).stderr
+    dropped = pq.read_table(demo / "plan/drops.parquet").to_pylist()[0]["id"].hex
+    for wrong in (["--pack", "100000"], ["--step", "100000"], ["--pack", "0", "--step", "0"], ["--sample", dropped]):
+        done = mixc("inspect", demo, *wrong, check=2)
+        assert "Traceback" not in done.stderr and done.stderr.startswith("error: ")
+
+
+def test_inspect_shows_steps_samples_tokens_and_pages(mixc, demo: Path, tmp_path: Path) -> None:
+    step = mixc.json("inspect", demo, "--stage", "sft-knowledge", "--step", "1")
+    assert [pack["pack"] for pack in step] == [4, 5, 6, 7]
+    segment = step[2]["segments"][0]
+    sample = mixc.json("inspect", demo, "--stage", "sft-knowledge", "--sample", segment["id"], "--tokens")
+    (alone,) = sample["segments"]
+    assert [run["text"] for run in alone["runs"]] == [run["text"] for run in segment["runs"]]
+    assert all(run["image"] or run["tokens"] for run in alone["runs"])
+    mixc("inspect", demo, "--stage", "sft-knowledge", "--step", "1", "--html", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('class="picture"') == sum(
+        bool(r["image"]) for p in step for s in p["segments"] for r in s["runs"]
+    )
+    assert "<script" not in page and "http" not in page
 
 
 def test_a_flipped_byte_is_found_by_name(mixc, demo: Path, tmp_path: Path) -> None:

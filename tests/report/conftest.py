@@ -6,7 +6,6 @@ from __future__ import annotations
 import io
 import json
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +47,24 @@ stages:
     sequence_length: 1024
     train: {lr: {language: 1e-3}, batch: 2, loss: square}
 """
-WORDS = (
-    "river stone lamp über naïve 文字 🦜 <|im_end|> quiet harbour </mark> snow field letter a the of and winter sees"
-).split()
+WORDS = [
+    *(
+        "river",
+        "stone",
+        "lamp",
+        "über",
+        "naïve",
+        "文字",
+        "🦜",
+        "<|im_end|>",
+        "quiet",
+        "harbour",
+        "</mark>",
+        "snow",
+        "field",
+    ),
+    *("letter", "a", "the", "of", "and", "winter", "sees"),
+]
 HOSTILE = "<script>alert('1')</script> \x1b[31mred <|im_start|> &amp; {{ 7 * 7 }} <b>"
 
 
@@ -133,7 +147,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 
 @pytest.fixture(autouse=True)
-def cache(small: Small, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The cache that the small mixture was compiled with."""
-    monkeypatch.setenv("MIXC_CACHE", str(small.cache))
-    yield small.cache
+def cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for the small mixture has the cache that it was compiled with."""
+    if "small" in request.fixturenames:
+        monkeypatch.setenv("MIXC_CACHE", str(request.getfixturevalue("small").cache))
