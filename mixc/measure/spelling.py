@@ -43,10 +43,10 @@ class Spelling:
 
     def spell(self, tokens: npt.NDArray[np.int32]) -> tuple[bytes, I64]:
         """The bytes of tokens int32 [T], and where those of each end, int64 [T]."""
-        known = np.minimum(tokens, len(self.starts) - 2).astype(np.int64)
-        ends = np.cumsum(self.starts[known + 1] - self.starts[known])
-        out = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
-        _copying()(self.letters, self.starts, known, out)
+        measure, copy = _kernels()
+        ends = np.empty(len(tokens), np.int64)
+        out = np.empty(measure(self.starts, tokens, ends), np.uint8)
+        copy(self.letters, self.starts, tokens, out)
         return out.tobytes(), ends
 
 
@@ -61,25 +61,36 @@ def spelling(tokenizer: Tokenizer, special: Callable[[str], bytes] = str.encode)
     return Spelling.of({**found, **added})
 
 
+def _measure(starts: Any, tokens: Any, ends: Any) -> Any:
+    at, beyond = 0, len(starts) - 2
+    for i in range(len(tokens)):
+        t = min(np.int64(tokens[i]), beyond)
+        at += starts[t + 1] - starts[t]
+        ends[i] = at
+    return at
+
+
 def _copy(letters: Any, starts: Any, tokens: Any, out: Any) -> Any:
-    at = 0
-    for t in tokens:
-        for i in range(starts[t], starts[t + 1]):
-            out[at] = letters[i]
+    at, beyond = 0, len(starts) - 2
+    for i in range(len(tokens)):
+        t = min(np.int64(tokens[i]), beyond)
+        for k in range(starts[t], starts[t + 1]):
+            out[at] = letters[k]
             at += 1
     return at
 
 
 @functools.cache
-def _copying() -> Callable[..., int]:
-    """(letters u8, starts int64 [N + 2], tokens int64 [T], out u8): writes the bytes of each token after those of the one
-    before, which must all fit."""
+def _kernels() -> tuple[Callable[..., int], Callable[..., int]]:
+    """(starts int64 [N + 2], tokens int32 [T], ends int64 [T]): fills in where the bytes of each token end, gives their number.
+    (letters u8, starts, tokens, out u8): writes that many bytes."""
     from numba import types
 
-    words = types.Array(types.int64, 1, "C", readonly=True)
-    return jit(
-        _copy,
-        signature=types.int64(
-            types.Array(types.uint8, 1, "C", readonly=True), words, words, types.Array(types.uint8, 1, "C")
-        ),
+    letters = types.Array(types.uint8, 1, "C", readonly=True)
+    starts = types.Array(types.int64, 1, "C", readonly=True)
+    tokens = types.Array(types.int32, 1, "C", readonly=True)
+    ends, out = types.Array(types.int64, 1, "C"), types.Array(types.uint8, 1, "C")
+    return (
+        jit(_measure, signature=types.int64(starts, tokens, ends)),
+        jit(_copy, signature=types.int64(letters, starts, tokens, out)),
     )

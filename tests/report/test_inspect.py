@@ -25,6 +25,7 @@ from mixc.report.inspect_text import GRID, draw_grid, grid_box, half_blocks, sho
 from mixc.report.thumbnail import jpeg_thumbnail, pixel_thumbnail
 from shards.errors import ShardError
 from shards.images import ImageError
+from tests.browser import check_page, needs_chromium, opened
 from tests.report.conftest import HOSTILE, Small, picture
 
 slow = pytest.mark.slow
@@ -130,6 +131,21 @@ def test_a_page_says_all_and_runs_nothing(small: Small, tmp_path: Path) -> None:
     for source in pictures:
         image = Image.open(io.BytesIO(base64.b64decode(source.split(",")[1])))
         assert image.format == "JPEG" and max(image.size) <= SIDE
+
+
+@slow
+@needs_chromium
+def test_a_page_reads_well_and_shows_tokens_when_asked(small: Small, tmp_path: Path) -> None:
+    inspector = Inspector(small.build, tokens=True)
+    write_page(inspector.step("speak", 0), inspector.build.image, tmp_path / "page.html", mixture="small")
+    check_page(tmp_path / "page.html")
+    with opened(tmp_path / "page.html") as found:
+        colour = "getComputedStyle(document.querySelector('.t')).backgroundColor"
+        before = found.evaluate(colour)
+        found.get_by_label("show where tokens begin and end").check()
+        assert found.evaluate(colour) != before
+        drawn = "[...document.querySelectorAll('.picture image')].every(i => i.getBoundingClientRect().width > 0)"
+        assert found.evaluate(drawn)
 
 
 def test_every_tile_has_its_lines_on_the_page() -> None:
