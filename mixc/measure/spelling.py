@@ -62,18 +62,20 @@ def spelling(tokenizer: Tokenizer, special: Callable[[str], bytes] = str.encode)
 
 
 def _measure(starts: Any, tokens: Any, ends: Any) -> Any:
-    at, beyond = 0, len(starts) - 2
+    at: Any = 0
+    beyond = len(starts) - 2
     for i in range(len(tokens)):
-        t = min(np.int64(tokens[i]), beyond)
+        t: Any = min(np.int64(tokens[i]), beyond)
         at += starts[t + 1] - starts[t]
         ends[i] = at
     return at
 
 
 def _copy(letters: Any, starts: Any, tokens: Any, out: Any) -> Any:
-    at, beyond = 0, len(starts) - 2
+    at: Any = 0
+    beyond = len(starts) - 2
     for i in range(len(tokens)):
-        t = min(np.int64(tokens[i]), beyond)
+        t: Any = min(np.int64(tokens[i]), beyond)
         for k in range(starts[t], starts[t + 1]):
             out[at] = letters[k]
             at += 1
