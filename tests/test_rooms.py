@@ -52,6 +52,7 @@ PASSES = [
     "launch",
     "doctor",
     "ask",
+    "init",
     "cli",
 ]
 

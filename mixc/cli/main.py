@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from mixc.cli import ask, build, cache, doctor, look, run
+from mixc.cli import ask, build, cache, doctor, init, look, run
 from mixc.errors import MixcError
 
 INTERRUPTED = 130
@@ -42,6 +42,7 @@ def _begin(
     """Compile data mixtures for vision-language models, train from them, and say what changed between two."""
 
 
+app.command(rich_help_panel="Compile")(init.init)
 app.command(rich_help_panel="Compile")(build.check)
 app.command(rich_help_panel="Compile")(build.plan)
 app.command(rich_help_panel="Compile")(build.compile)

@@ -17,6 +17,7 @@ from mixc.cli.main import app
 REPO = Path(__file__).resolve().parents[2]
 
 SURFACE = {
+    "init": {"folder", "--out", "-o", "--model", "--seed", "--force", "--json", "--help"},
     "check": {"spec", "--set", "--json", "--help"},
     "plan": {"spec", "--set", "--workers", "-j", "--json", "--help"},
     "compile": {"spec", "--out", "-o", "--set", "--workers", "-j", "--locked", "--json", "--help"},

@@ -1,0 +1,43 @@
+"""`mixc init`: from a folder of data to a spec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mixc.cli.build import JsonOption
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="a folder of data", metavar="FOLDER", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="the spec to write", metavar="SPEC")] = Path("spec.yaml"),
+    model: Annotated[str, typer.Option("--model", help="the model to train")] = "sail-vl-tiny",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="of every random choice")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Write a spec over what a folder holds: images with captions, pages, conversations, texts. Says what it found, and what not."""
+    from mixc.cli.console import print_json
+    from mixc.init.run import init as write
+    from mixc.sources.files import printable
+
+    made = write(folder, out, model=model, seed=seed, force=force)
+    if json:
+        print_json(made)
+        return
+    for source in made.sources:
+        keys = "".join(f", {key}: {value}" for key, value in source.keys.items())
+        path = source.path if isinstance(source.path, str) else f"{source.path[0]} and {len(source.path) - 1} more"
+        print(
+            f"{source.name}: {source.kind}, {path}{keys}; {source.usable} of the first {source.rows} rows can be used"
+        )
+    for each in made.left:
+        print(f"left out {printable(each.path)}: {each.why}")
+    print(f"wrote {made.spec}")
+    print("next:")
+    print(f"  mixc plan {made.spec}")
+    print(f"  mixc compile {made.spec} -o build")
+    print("  mixc train build --out run")
+    print("  mixc report build")
