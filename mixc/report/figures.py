@@ -5,14 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import duckdb
 import msgspec
-
-from mixc.plan.database import literal
 
 LENGTH_BINS = 40
 FILL_BINS = 25
@@ -21,6 +17,8 @@ CURRICULUM_BINS = 80
 TILE_BARS = 32
 EXAMPLES = 3
 """Of each rule and source, in the page."""
+SAMPLES = 2
+"""Of each source in each stage, in the gallery."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,22 +64,10 @@ class StageTotals:
 
 
 class Figures:
-    """The plan of a build, opened to be asked. A context manager."""
+    """The plan of a build, as `open_plan` opens it, to be asked."""
 
-    def __init__(self, plan: Path, spill: Path) -> None:
-        """`spill`: a folder for what does not fit into memory."""
-        self._db = duckdb.connect()
-        self._db.execute(f"SET temp_directory = {literal(str(spill))}")
-        for name in ("placements", "packs", "drops", "fragments"):
-            self._db.execute(f"CREATE VIEW {name} AS FROM read_parquet({literal(str(plan / f'{name}.parquet'))})")
-
-    def __enter__(self) -> Figures:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._db.close()
+    def __init__(self, plan: duckdb.DuckDBPyConnection) -> None:
+        self._db = plan
 
     def lengths(self, stage: int, longest: int) -> list[int]:
         """Placed samples by tokens, LENGTH_BINS bins of equal width from 0 to `longest`, which the last one holds."""
@@ -165,6 +151,18 @@ class Figures:
         assert row is not None
         tokens, tiles, targets, pairs = map(int, row)
         return StageTotals(tokens=tokens, tiles=tiles, targets=targets, pairs=pairs)
+
+    def some(self, stage: int) -> dict[str, list[tuple[int, int]]]:
+        """By source, sorted, where some of its samples stand in a stage: (pack, place) of the SAMPLES of the least ids, which are
+        as good as drawn, as an id is a digest."""
+        rows = self._db.execute(
+            f"""
+            SELECT source, min(struct_pack(id := id, pack := pack, place := place), {SAMPLES})
+            FROM placements WHERE stage = ? AND piece = 0 AND epoch = 0 GROUP BY source ORDER BY source
+            """,
+            [stage],
+        ).fetchall()
+        return {source: [(each["pack"], each["place"]) for each in found] for source, found in rows}
 
     def _binned(self, bin: str, table: str, stage: int, bins: int, condition: str = "") -> list[int]:
         counts = [0] * bins

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from markupsafe import Markup
 
 from mixc.page.render import render
 from mixc.report.inspect import InspectedPack, Run
-from mixc.report.thumbnail import jpeg_thumbnail
+from mixc.report.thumbnail import jpeg_uri
 from shards.atomic import atomic_write
 from shards.errors import ShardError
 from shards.images import ImageError
@@ -46,10 +45,9 @@ def page(packs: Sequence[InspectedPack], read_image: ReadImage, *, mixture: str)
 def _small(digest: str, read_image: ReadImage) -> tuple[str, int, int, str]:
     """An image as a data: URI, its width and height; or why there is none."""
     try:
-        data, width, height = jpeg_thumbnail(read_image(bytes.fromhex(digest)), SIDE)
+        return *jpeg_uri(read_image(bytes.fromhex(digest)), SIDE), ""
     except (ImageError, ShardError) as error:
         return "", 0, 0, str(error)
-    return "data:image/jpeg;base64," + base64.b64encode(data).decode(), width, height, ""
 
 
 def _picture(run: Run, uri: str, width: int, height: int, fault: str) -> Markup:

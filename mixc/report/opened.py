@@ -80,13 +80,14 @@ def build_tokenizer(manifest: Manifest, lock: Lock, where: Path) -> Tokenizer:
 
 @contextmanager
 def open_plan(build: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The plan's tables as views `placements`, `drops`, `fragments` and `rejects`. Raises BuildError when one is missing or
+    """The plan's tables as views `placements`, `packs`, `drops`, `fragments` and `rejects`. Raises BuildError when one is missing or
     damaged, whenever that shows."""
     connection = duckdb.connect()
     try:
         connection.execute("SET TimeZone = 'UTC'")
         for name, file in (
             ("placements", "plan/placements.parquet"),
+            ("packs", "plan/packs.parquet"),
             ("drops", "plan/drops.parquet"),
             ("fragments", "plan/fragments.parquet"),
             ("rejects", "rejects.parquet"),

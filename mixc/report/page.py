@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 from markupsafe import Markup
 
 from mixc.emit.lock import read_lock
@@ -17,8 +15,13 @@ from mixc.plan.drops import RULES
 from mixc.plan.tables import PlanSummary, StagePlan
 from mixc.report.figures import FILL_BINS, LENGTH_BINS, TILE_BARS, Division, Drops, Figures
 from mixc.report.forecast import GPU, MFU, Forecast, forecast
+from mixc.report.gallery import gallery
+from mixc.report.opened import open_plan, read_summary
 from shards.atomic import atomic_write
 from shards.manifest import Manifest, StageEntry, read_manifest
+
+_NARROW = 360
+"""Pixels of a plot of which three stand side by side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +43,9 @@ def write_page(build: Path, out: Path, *, model: str | None = None, device: str 
     model, the build's. Raises ShardError or MixcError when the build cannot be read, or no cost be told."""
     manifest = read_manifest(build)
     lock = read_lock(build / "mixture.lock")
-    summary = msgspec.json.decode((build / "plan/summary.json").read_bytes(), type=PlanSummary)
-    with tempfile.TemporaryDirectory(prefix="mixc-report-") as spill, Figures(build / "plan", Path(spill)) as figures:
+    summary = read_summary(build)
+    with open_plan(build) as plan:
+        figures = Figures(plan)
         totals = [figures.totals(number) for number in range(len(summary.stages))]
         cost = forecast(
             [(stage.train.lr, total) for stage, total in zip(manifest.stages, totals, strict=True)],
@@ -50,6 +54,7 @@ def write_page(build: Path, out: Path, *, model: str | None = None, device: str 
             mfu=mfu,
         )
         drops = figures.drops()
+        wanted = [figures.some(number) for number in range(len(summary.stages))]
         stages = [
             _stage(figures, number, plan, entry, sorted(lock.sources))
             for number, (plan, entry) in enumerate(zip(summary.stages, manifest.stages, strict=True))
@@ -64,6 +69,7 @@ def write_page(build: Path, out: Path, *, model: str | None = None, device: str 
         flow=_flow(summary, drops, sorted(lock.sources)),
         cost=cost,
         costs=_costs(manifest, cost),
+        gallery=gallery(build, wanted),
     )
     with atomic_write(out) as file:
         file.write(page.encode())
@@ -93,9 +99,13 @@ def _stage(figures: Figures, number: int, plan: StagePlan, entry: StageEntry, so
     return StageFigures(
         plan=plan,
         entry=entry,
-        lengths=histogram(lengths, f"{plan.name}: samples by length", low="0", high=f"{longest:,} tokens"),
-        fill=histogram(fill, f"{plan.name}: packs by how full they are", low="0 %", high="100 %"),
-        tiles=histogram(tiles, f"{plan.name}: samples by tiles", low="0", high=f"{len(counts) - 1} tiles")
+        lengths=histogram(
+            lengths, f"{plan.name}: samples by length", low="0", high=f"{longest:,} tokens", width=_NARROW
+        ),
+        fill=histogram(fill, f"{plan.name}: packs by how full they are", low="0 %", high="100 %", width=_NARROW),
+        tiles=histogram(
+            tiles, f"{plan.name}: samples by tiles", low="0", high=f"{len(counts) - 1} tiles", width=_NARROW
+        )
         if len(counts) > 1
         else None,
         curriculum=stacked(

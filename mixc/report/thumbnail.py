@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 
 import numpy as np
@@ -21,6 +22,12 @@ def jpeg_thumbnail(data: bytes, side: int) -> tuple[bytes, int, int]:
     out = io.BytesIO()
     image.save(out, "JPEG", quality=QUALITY)
     return out.getvalue(), image.width, image.height
+
+
+def jpeg_uri(data: bytes, side: int) -> tuple[str, int, int]:
+    """`jpeg_thumbnail` as a data: URI."""
+    jpeg, width, height = jpeg_thumbnail(data, side)
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode(), width, height
 
 
 def pixel_thumbnail(data: bytes, width: int, height: int) -> npt.NDArray[np.uint8]:

@@ -13,6 +13,8 @@ import pytest
 
 from mixc.report.figures import FILL_BINS, LENGTH_BINS, Figures
 from mixc.report.forecast import Flops, Forecast
+from mixc.report.gallery import LONGEST, _cut
+from mixc.report.opened import open_plan
 from shards.manifest import read_manifest
 from tests.browser import check_page, needs_chromium, opened
 from tests.compile.conftest import root
@@ -28,9 +30,9 @@ def page(make_mixc, demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture
-def figures(demo: Path, tmp_path: Path):
-    with Figures(demo / "plan", tmp_path) as opened:
-        yield opened
+def figures(demo: Path):
+    with open_plan(demo) as plan:
+        yield Figures(plan)
 
 
 def rows(build: Path, table: str) -> list[dict]:
@@ -83,6 +85,39 @@ def test_every_drop_is_counted_and_the_examples_are_the_least(demo: Path, figure
         ]
 
 
+def test_the_gallery_shows_samples_of_every_source_of_every_stage(demo: Path, figures: Figures, page: Path) -> None:
+    text = page.read_text()
+    for number, stage in enumerate(read_manifest(demo).stages):
+        placed = [r for r in rows(demo, "placements") if r["stage"] == number and r["piece"] == 0 and r["epoch"] == 0]
+        found = figures.some(number)
+        assert sorted(found) == sorted(stage.sources)
+        for source, places in found.items():
+            least = sorted((row["id"].hex, row["pack"], row["place"]) for row in placed if row["source"] == source)[:2]
+            assert places == [(pack, place) for _, pack, place in least]
+            assert all(id[:12] in text for id, _, _ in least)
+    assert text.count("data:image/jpeg;base64,") > 10 and "<mark>" in text
+
+
+def test_the_gallery_tells_what_is_said_and_not_the_marks_of_turns() -> None:
+    before = "<|im_start|>system\nbe good<|im_end|><|im_start|>user\n<img></img>\nwhy?<|im_end|><|im_start|>assistant\n"
+    assert _cut([(before, False), ("so<|im_end|>", True)]) == [("why?", False), ("so", True)]
+    assert _cut([("a", True), ("b" * 1000, True), ("never", True)]) == [("a", True), ("b" * (LONGEST - 1) + "…", True)]
+    assert _cut([("<|endoftext|>", True)]) == []
+
+
+def test_without_its_tokenizer_a_report_has_no_gallery_and_says_so(make_mixc, demo: Path, tmp_path: Path) -> None:
+    import shutil
+
+    build = shutil.copytree(demo, tmp_path / "build")
+    lock = msgspec.json.decode((build / "mixture.lock").read_bytes())
+    lock["spec"]["tokenizer"] = "gone/tokenizer.json"
+    (build / "mixture.lock").write_bytes(msgspec.json.encode(lock))
+    mixc = make_mixc()
+    shutil.rmtree(mixc.cache / "tokenizers")
+    mixc("report", build)
+    assert "They cannot be shown: " in (tmp_path / "build.html").read_text()
+
+
 def test_the_cost_is_the_trainers_count(make_mixc, demo: Path, page: Path, tmp_path: Path) -> None:
     """Of each step the trainer writes its FLOPs; their sum over a stage is what the report says before it runs."""
     from runtime.flops import Work, step_flops
@@ -128,7 +163,8 @@ def test_the_page_says_what_the_plan_says(demo: Path, page: Path) -> None:
         assert f"<td>{stage.name}</td>" in text and f'<td class="n">{stage.tokens:,}</td>' in text
     for name in ("photographs", "dedup_exact", "budget"):
         assert name in text
-    assert not any(loads in text for loads in ("<script", "src=", "http", "@import", "url("))
+    assert not any(loads in text for loads in ("<script", "http", "@import", "url("))
+    assert set(re.findall(r'src="(.{5})', text)) == {"data:"}
 
 
 def test_hostile_names_stay_text(make_mixc, tmp_path: Path) -> None:
