@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from mixc.compile import check_loaded
 from mixc.errors import MixcError, SourceError, SpecError
+from mixc.inputs import check_loaded
 from mixc.measure.template import template_named
 from mixc.plan.expressions import Use, parse_expressions, resolve
 from mixc.sources.head import Head, head, head_columns, same_files

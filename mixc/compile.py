@@ -22,26 +22,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mixc.cache.use import Use, using
-from mixc.emit.lock import Lock, LockedFragment, encode_lock, make_lock, moved_inputs, moved_results, read_lock, refuse
+from mixc.emit.drift import drift
+from mixc.emit.lock import (
+    Inputs,
+    Lock,
+    LockedFragment,
+    encode_lock,
+    lock_of,
+    make_lock,
+    moved_results,
+    read_lock,
+    refuse,
+)
 from mixc.emit.run import emit
 from mixc.errors import BuildError, SourceError
 from mixc.executor import expect_workers
-from mixc.measure.family import FAMILIES, geometry
+from mixc.inputs import inputs, open_spec, scan_sources, shown
 from mixc.measure.run import ObjectRef, measure
-from mixc.measure.template import TEMPLATES
-from mixc.measure.tokenizer import Tokenizer, load_tokenizer
+from mixc.measure.tokenizer import Tokenizer
 from mixc.no_pandas import decide_without_pandas
-from mixc.plan.consumed import Consumed, read_consumed
+from mixc.plan.consumed import Consumed
 from mixc.plan.load import PlannedFragment
 from mixc.plan.run import plan
 from mixc.plan.tables import PlanSummary
-from mixc.signals.names import SIGNALS
 from mixc.signals.run import compute_signals, pinned_signals
-from mixc.sources.fragment import Fragment
 from mixc.sources.read import check_columns
-from mixc.sources.scan import scan
 from mixc.spec.canonical import canonical
-from mixc.spec.check import check
 from mixc.spec.load import LoadedSpec, load
 from mixc.workers import worth
 from shards.atomic import atomic_write
@@ -106,24 +112,34 @@ def front(
     """Parse, check, scan, measure, compute signals. What it gives lies in the cache, and stays there as long as `use`.
     `workers`: processes; None for as many as the sources are worth. Raises MixcError for whatever is wrong with the spec or
     its sources."""
+    return measure_spec(load(spec, overrides), use=use, workers=workers, progress=progress)
+
+
+def measure_spec(
+    loaded: LoadedSpec,
+    *,
+    use: Use,
+    workers: int | None = 1,
+    progress: Progress | None = None,
+    accept: Callable[[Inputs], None] | None = None,
+) -> Measured:
+    """As `front`, of a spec that was loaded. `accept` sees what is pinned of the inputs before anything is measured, and
+    raises where they are not to be built."""
     decide_without_pandas()
-    loaded = load(spec, overrides)
-    warnings = check_loaded(loaded)
-    point = loaded.spec.continue_from
-    consumed = None if point is None else read_consumed(loaded.base / point.build, point)
     cache = use.cache
-    tokenizer = load_tokenizer(loaded.spec.tokenizer, base=loaded.base, cache=cache)
-    shape = geometry(loaded.spec, tokenizer)
+    opened = open_spec(loaded, cache)
+    tokenizer = opened.tokenizer
     workers = workers or worth(loaded.spec, loaded.base)
     expect_workers(workers, tokenizer.path, fast=tokenizer.fast)
-    fragments = [fragment for name in sorted(loaded.spec.sources) for fragment in scan_source(loaded, name, cache)]
-    template = TEMPLATES[FAMILIES[loaded.spec.model].template]
+    fragments = scan_sources(loaded, cache)
+    if accept:
+        accept(inputs(opened, fragments, cache))
     objects = measure(
         fragments,
         loaded.spec,
-        geometry=shape,
+        geometry=opened.geometry,
         tokenizer=tokenizer,
-        template=template,
+        template=opened.template,
         cache=cache,
         workers=workers,
         progress=(lambda done, total: progress("measure", done, total)) if progress else None,
@@ -141,26 +157,17 @@ def front(
     use.settle(
         signals=[path.parent.name for own in signals.values() for path in own.values()], tokenizer=tokenizer.digest
     )
-    return Measured(loaded, shape, tokenizer, template.digest, objects, warnings, signals, consumed, workers)
-
-
-def check_loaded(loaded: LoadedSpec) -> list[str]:
-    """What the spec alone can get wrong. Gives the warnings; raises SpecError with every mistake."""
-    return check(
+    return Measured(
         loaded,
-        models=FAMILIES,
-        tokens_per_tile={name: family.tokens_per_tile for name, family in FAMILIES.items()},
-        signals=SIGNALS,
+        opened.geometry,
+        tokenizer,
+        opened.template.digest,
+        objects,
+        opened.warnings,
+        signals,
+        opened.consumed,
+        workers,
     )
-
-
-def scan_source(loaded: LoadedSpec, name: str, cache: Path) -> list[Fragment]:
-    """The fragments of one source. Raises SourceError with the place in the spec that names it."""
-    try:
-        return scan(name, loaded.spec.sources[name], loaded.base, cache)
-    except SourceError as error:
-        why = f"{error.where}: {error.why}" if error.why else error.where
-        raise SourceError(error.what, where=loaded.locate(f"sources.{name}.path"), why=why, mend=error.mend) from error
 
 
 def plan_only(measured: Measured, out: Path, *, threads: int | None = None) -> PlanSummary:
@@ -212,31 +219,35 @@ def compile_spec(
     """
     out = Path(os.path.abspath(out))  # noqa: PTH100  not resolve(): `out` may be a link that should stay one
     _check_place(out)
-    lock = read_lock(_lock_path(spec, out)) if locked else None
+    pinned = _lock_path(spec, out)
+    lock = read_lock(pinned) if locked else None
+    loaded = load(spec, overrides)
+
+    def accept(now: Inputs) -> None:
+        assert lock
+        refuse(drift(lock, now).words(), pinned)
+
     with using(cache_folder()) as use:
-        measured = front(spec, overrides, use=use, workers=workers, progress=progress)
-        compiled = _build(measured, spec, out, lock, progress)
+        measured = measure_spec(loaded, use=use, workers=workers, progress=progress, accept=accept if lock else None)
+        compiled = build_measured(measured, out, progress=progress, lock=lock, pinned=pinned)
     measured.warnings.extend(use.warnings)
+    if lock and lock.root is None:
+        measured.warnings.append(
+            f"{pinned} has no root: it pinned the inputs alone; `mixc lock {out} -o {pinned}` pins this build"
+        )
     return compiled
 
 
-def _build(measured: Measured, spec: Path, out: Path, lock: Lock | None, progress: Progress | None) -> Compiled:
-    """Plan and emit. `lock` is what the build must be like."""
-    canonical_spec = canonical(measured.loaded.spec)
-    sources = _locked_sources(measured)
-    if lock:
-        refuse(
-            moved_inputs(
-                lock,
-                spec=canonical_spec,
-                tokenizer=measured.tokenizer.digest,
-                template=measured.template,
-                sources=sources,
-                continues=measured.consumed.digest if measured.consumed else None,
-                signals=pinned_signals(measured.signals),
-            ),
-            _lock_path(spec, out),
-        )
+def build_measured(
+    measured: Measured,
+    out: Path,
+    *,
+    progress: Progress | None = None,
+    lock: Lock | None = None,
+    pinned: Path = Path(LOCK),
+) -> Compiled:
+    """Plan and emit. `lock` is what the build must be like, `pinned` its place. Raises BuildError, before the build is
+    published, where its results are others."""
     with _staging(out, measured, progress) as (staging, summary):
         if (standing := _standing(out, staging)) and (lock is None or not moved_results(lock, standing)):
             return Compiled(standing, summary, measured, unchanged=True)
@@ -268,14 +279,14 @@ def _build(measured: Measured, spec: Path, out: Path, lock: Lock | None, progres
             )
         )
         if lock:
-            refuse(moved_results(lock, manifest), _lock_path(spec, out))
+            refuse(moved_results(lock, manifest), pinned)
         with atomic_write(staging / LOCK) as file:
             file.write(
                 encode_lock(
                     make_lock(
                         manifest,
-                        spec=canonical_spec,
-                        sources=sources,
+                        spec=canonical(measured.loaded.spec),
+                        sources=locked_sources(measured),
                         fast_tokenizer=all(ref.info.fast_tokenizer for ref in measured.objects),
                         continues=summary.continues,
                         signals=pinned_signals(measured.signals),
@@ -321,15 +332,14 @@ def _check_rejects(loaded: LoadedSpec, objects: list[ObjectRef]) -> None:
             )
 
 
-def _locked_sources(measured: Measured) -> dict[str, list[LockedFragment]]:
+def locked_sources(measured: Measured) -> dict[str, list[LockedFragment]]:
     base = measured.loaded.base
     sources: dict[str, list[LockedFragment]] = {name: [] for name in sorted(measured.loaded.spec.sources)}
     for ref in _numbered(measured.objects):
-        path = Path(ref.fragment.path)
         sources[ref.fragment.source].append(
             LockedFragment(
                 digest=ref.fragment.digest,
-                path=path.relative_to(base).as_posix() if path.is_relative_to(base) else ref.fragment.path,
+                path=shown(ref.fragment.path, base),
                 samples=ref.info.samples,
                 rejects=ref.info.rejects,
             )
@@ -338,7 +348,7 @@ def _locked_sources(measured: Measured) -> dict[str, list[LockedFragment]]:
 
 
 def _lock_path(spec: Path, out: Path) -> Path:
-    beside = spec.with_suffix(".lock")
+    beside = lock_of(spec)
     return beside if beside.exists() else out / LOCK
 
 

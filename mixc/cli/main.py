@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from mixc.cli import ask, build, cache, doctor, init, look, run
+from mixc.cli import ask, build, cache, doctor, init, lock, look, run
 from mixc.errors import MixcError
 
 INTERRUPTED = 130
@@ -46,6 +46,7 @@ app.command(rich_help_panel="Compile")(init.init)
 app.command(rich_help_panel="Compile")(build.check)
 app.command(rich_help_panel="Compile")(build.plan)
 app.command(rich_help_panel="Compile")(build.compile)
+app.command(rich_help_panel="Compile")(lock.lock)
 app.command(rich_help_panel="Compile")(build.schema)
 app.command(
     rich_help_panel="Train",

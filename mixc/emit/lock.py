@@ -1,13 +1,15 @@
 """The lock: the digests that pin a build, and how it came about. A text file made to be read in a git diff.
 
-`mixc compile --locked` refuses to build anything else. Paths in it are provenance: they are shown, never compared.
+`mixc compile --locked` refuses to build anything else. Paths in it are provenance: they are shown, never compared. A lock
+that was written before any build (`mixc lock SPEC`) pins the inputs alone: it has no root, no stage and no media.
 """
 
 from __future__ import annotations
 
 import platform
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -47,24 +49,64 @@ class LockedStage(msgspec.Struct, frozen=True, kw_only=True):
     shards: list[str]
 
 
+class LockedContinued(msgspec.Struct, frozen=True, kw_only=True):
+    """The point of another run from which a build goes on, as in `Continued`."""
+
+    root: str
+    stage: str
+    step: int
+    consumed: int
+    digest: str
+    unknown: int | None = None
+    """None, as `again`, before a plan has counted them."""
+    again: int | None = None
+
+
 class Lock(msgspec.Struct, frozen=True, kw_only=True):
     format: int
     mixture: str
-    root: str
+    root: str | None
+    """None: written before any build."""
     spec: dict[str, Any]
     """The canonical spec: defaults filled, `extends` resolved."""
     tokenizer: str
     template: str
     fast_tokenizer: bool
+    """Whether the fast tokenizer measured every fragment, rather than the reference."""
     sources: dict[str, list[LockedFragment]]
     stages: dict[str, LockedStage]
     media: list[str]
     """Digests of the media shards."""
     versions: dict[str, str]
-    continues: Continued | None = None
+    continues: LockedContinued | None = None
     """Of a spec with `continue_from`: the point of the other run, and what it had used."""
     signals: dict[str, str] = {}
     """By name of each computed signal: its version, and the digest of the benchmark that it compares with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A fragment as it is now."""
+
+    digest: str
+    path: str
+    """As a lock would have it: relative to the spec's folder where it lies below that."""
+    samples: int | None
+    """None where it was not measured yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """All that a lock pins and that is known before anything is measured."""
+
+    spec: dict[str, Any]
+    """Canonical."""
+    tokenizer: str
+    template: str
+    sources: Mapping[str, Sequence[Found | LockedFragment]]
+    continues: str | None
+    """Digest of what the continued run had used."""
+    signals: dict[str, str]
 
 
 def library_versions() -> dict[str, str]:
@@ -82,6 +124,7 @@ def make_lock(
     continues: Continued | None = None,
     signals: dict[str, str] | None = None,
 ) -> Lock:
+    """Of a build."""
     return Lock(
         format=LOCK_FORMAT,
         mixture=manifest.mixture,
@@ -101,8 +144,34 @@ def make_lock(
         },
         media=[shard.file for shard in manifest.media.shards],
         versions=library_versions(),
-        continues=continues,
+        continues=None if continues is None else msgspec.convert(msgspec.to_builtins(continues), LockedContinued),
         signals=signals or {},
+    )
+
+
+def lock_inputs(
+    mixture: str,
+    *,
+    inputs: Inputs,
+    sources: dict[str, list[LockedFragment]],
+    fast_tokenizer: bool,
+    continues: LockedContinued | None = None,
+) -> Lock:
+    """Of a spec that was not built: without root, stages and media."""
+    return Lock(
+        format=LOCK_FORMAT,
+        mixture=mixture,
+        root=None,
+        spec=inputs.spec,
+        tokenizer=inputs.tokenizer,
+        template=inputs.template,
+        fast_tokenizer=fast_tokenizer,
+        sources=sources,
+        stages={},
+        media=[],
+        versions=library_versions(),
+        continues=continues,
+        signals=inputs.signals,
     )
 
 
@@ -111,12 +180,21 @@ def encode_lock(lock: Lock) -> bytes:
     return msgspec.json.format(msgspec.json.encode(lock, order="sorted"), indent=2) + b"\n"
 
 
+def lock_of(spec: Path) -> Path:
+    """Where a spec's lock lies: beside it, and named like it."""
+    return spec.with_suffix(".lock")
+
+
 def read_lock(path: Path) -> Lock:
     """Raises BuildError when it is missing or is no lock."""
     try:
         lock = msgspec.json.decode(path.read_bytes(), type=Lock)
     except FileNotFoundError as error:
-        raise BuildError("there is no lock", where=str(path), mend="compile once without --locked") from error
+        raise BuildError(
+            "there is no lock",
+            where=str(path),
+            mend="`mixc lock SPEC` writes one, and so does a compile without --locked",
+        ) from error
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BuildError("this is not a lock", where=str(path), why=str(error)) from error
     if lock.format != LOCK_FORMAT:
@@ -124,55 +202,28 @@ def read_lock(path: Path) -> Lock:
     return lock
 
 
-def moved_inputs(
-    lock: Lock,
-    *,
-    spec: dict[str, Any],
-    tokenizer: str,
-    template: str,
-    sources: dict[str, list[LockedFragment]],
-    continues: str | None = None,
-    signals: dict[str, str] | None = None,
-) -> list[str]:
-    """What differs from the lock among a build's inputs, in words; empty when nothing does.
-
-    `continues` is the digest of what the continued run had used.
-    """
-    moved = [f"spec: {change}" for change in _changes("", lock.spec, spec)]
-    if lock.tokenizer != tokenizer:
-        moved.append(f"tokenizer: {lock.tokenizer[:16]} -> {tokenizer[:16]}")
-    if lock.template != template:
-        moved.append(f"chat template: {lock.template[:16]} -> {template[:16]}")
-    locked = None if lock.continues is None else lock.continues.digest
-    if locked != continues:
-        moved.append(f"what the continued run used: {(locked or 'nothing')[:16]} -> {(continues or 'nothing')[:16]}")
-    moved += [f"signal {change}" for change in _changes("", lock.signals, signals or {})]
-    for name in sorted(lock.sources.keys() | sources.keys()):
-        before = _by_digest(lock.sources.get(name, []))
-        after = _by_digest(sources.get(name, []))
-        for digest in sorted(before.keys() | after.keys()):
-            old, new = before.get(digest, []), after.get(digest, [])
-            moved += [f"source {name}: gone {f.path} ({digest[:16]})" for f in old[len(new) :]]
-            moved += [f"source {name}: new {f.path} ({digest[:16]})" for f in new[len(old) :]]
-    return moved
-
-
 def moved_results(lock: Lock, manifest: Manifest) -> list[str]:
-    """What differs from the lock in a build made from equal inputs: the libraries' doing, or a bug of ours."""
-    if lock.root == manifest.root:
+    """What differs from the lock in a build made from equal inputs: the libraries' doing, or a bug of ours. Empty, too,
+    for a lock without a root, which pins inputs alone."""
+    if lock.root is None or lock.root == manifest.root:
         return []
     moved = [f"root: {lock.root[:16]} -> {manifest.root[:16]}"]
     for stage in manifest.stages:
         locked = lock.stages.get(stage.name)
         if locked is None or (locked.digest, locked.steps_digest) != (stage.digest, stage.steps_digest):
             moved.append(f"stage {stage.name}")
+    return moved + moved_versions(lock)
+
+
+def moved_versions(lock: Lock) -> list[str]:
+    """Libraries that can change a result and are not the lock's: no drift as such, but what to look at first when equal
+    inputs give another result."""
     now = library_versions()
-    moved += [
+    return [
         f"{name}: {lock.versions.get(name)} -> {now.get(name)}"
         for name in sorted(lock.versions.keys() | now.keys())
         if lock.versions.get(name) != now.get(name)
     ]
-    return moved
 
 
 def refuse(moved: Sequence[str], where: Path) -> None:
@@ -182,21 +233,5 @@ def refuse(moved: Sequence[str], where: Path) -> None:
             "the build would not be the locked one",
             where=str(where),
             why="\n        ".join(moved),
-            mend="restore what moved, or compile without --locked to make a new lock",
+            mend="restore what moved, or pin what is there now with `mixc lock`",
         )
-
-
-def _by_digest(fragments: list[LockedFragment]) -> dict[str, list[LockedFragment]]:
-    found: dict[str, list[LockedFragment]] = {}
-    for fragment in fragments:
-        found.setdefault(fragment.digest, []).append(fragment)
-    return found
-
-
-def _changes(path: str, old: Any, new: Any) -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        changes = []
-        for key in sorted(old.keys() | new.keys()):
-            changes += _changes(f"{path}.{key}" if path else str(key), old.get(key), new.get(key))
-        return changes
-    return [] if old == new else [f"{path}: {old!r} -> {new!r}"]

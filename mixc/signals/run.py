@@ -105,8 +105,19 @@ def pinned_signals(paths: Mapping[str, Mapping[str, Path]]) -> dict[str, str]:
                     why=str(error),
                     mend="compile again, and leave the cache folder alone while it runs",
                 ) from None
-            pinned[name] = info.version + (f", benchmark {info.benchmark}" if info.benchmark else "")
+            pinned[name] = _pin(info.version, info.benchmark)
     return pinned
+
+
+def signals_to_pin(spec: Spec, base: Path) -> dict[str, str]:
+    """What `pinned_signals` will give, before anything is computed. Raises SpecError and SourceError as
+    `compute_signals`."""
+    benchmark = None if spec.decontaminate is None else load_benchmark(spec.decontaminate, base).digest
+    return {signal.name: _pin(signal.version, signal.benchmark) for signal in wanted_signals(spec, benchmark=benchmark)}
+
+
+def _pin(version: str, benchmark: str | None) -> str:
+    return version + (f", benchmark {benchmark}" if benchmark else "")
 
 
 def wanted_signals(spec: Spec, *, benchmark: str | None) -> list[Wanted]:

@@ -19,6 +19,9 @@ import re
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from mixc.spec.convert import convert
 from mixc.spec.diagnostics import InvalidSpecError, Place, Span, Text, fail, printable, suggest
@@ -79,6 +82,16 @@ def load(path: str | os.PathLike[str], overrides: Items[str] = ()) -> LoadedSpec
     for override in overrides:
         root = _override(root, override)
     return LoadedSpec(convert(root), base, root, tuple(files))
+
+
+def load_form(form: dict[str, Any], base: Path, name: str, overrides: Items[str] = ()) -> LoadedSpec:
+    """The spec of a canonical form (canonical.py), its relative paths relative to `base`. `name` stands for a file's name
+    in messages. Raises InvalidSpecError, as `load`."""
+    text = msgspec.json.encode(form, order="sorted")  # JSON is YAML
+    root: Node = parse(text, name)
+    for override in overrides:
+        root = _override(root, override)
+    return LoadedSpec(convert(root), base, root, ())
 
 
 def _merged(file: Path, folder: str, base: Path, named_at: Span | None, chain: list[Path]) -> Mapping:

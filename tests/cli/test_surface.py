@@ -21,6 +21,7 @@ SURFACE = {
     "check": {"spec", "--set", "--json", "--help"},
     "plan": {"spec", "--set", "--workers", "-j", "--json", "--help"},
     "compile": {"spec", "--out", "-o", "--set", "--workers", "-j", "--locked", "--json", "--help"},
+    "lock": {"path", "--out", "-o", "--set", "--update", "--check", "--workers", "-j", "--json", "--help"},
     "schema": {"--help"},
     "train": set(),  # its flags are the trainer's (tests/runtime/test_arguments.py) and the launcher's (tests/launch)
     "soup": set(),  # tests/runtime/test_soup.py

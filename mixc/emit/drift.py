@@ -1,0 +1,234 @@
+"""What moved between a lock and the inputs as they are now: told file by file, in words. Pure.
+
+Two inputs are the same when their digests are. Where they lie is provenance: a file that was renamed or moved, a spec
+that names it by another path, or a tokenizer that lies elsewhere is no drift.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from mixc.emit.lock import Found, Inputs, Lock, LockedFragment
+
+_Fragment = LockedFragment | Found
+
+
+class SpecDrift(msgspec.Struct, frozen=True, kw_only=True):
+    """One value of the canonical spec. `path` is dotted, named things of a list by name; None stands for "not there"."""
+
+    path: str
+    locked: Any
+    now: Any
+
+    def __str__(self) -> str:
+        return f"spec: {self.path}: {_short(self.locked)} -> {_short(self.now)}"
+
+
+class PinDrift(msgspec.Struct, frozen=True, kw_only=True):
+    """Another pinned thing: the tokenizer, the chat template, a signal, what a continued run had used."""
+
+    what: str
+    locked: str | None
+    now: str | None
+
+    def __str__(self) -> str:
+        return f"{self.what}: {_pin(self.locked)} -> {_pin(self.now)}"
+
+
+class FileDrift(msgspec.Struct, frozen=True, kw_only=True):
+    source: str
+    change: Literal["gone", "new", "changed"]
+    """`changed`: the same path, or the same name at another place, with other content."""
+    path: str
+    samples_locked: int | None
+    """Of the whole file; None when it is new."""
+    samples_now: int | None
+    """None when it is gone, or was not measured yet."""
+
+    def __str__(self) -> str:
+        return f"source {self.source}: {self.change} {self.path} ({self._samples()})"
+
+    def _samples(self) -> str:
+        if self.change == "gone":
+            return _count(self.samples_locked)
+        now = "not counted yet" if self.samples_now is None else f"{self.samples_now:,}"
+        return f"{_count(self.samples_locked)} -> {now}" if self.change == "changed" else _count(self.samples_now)
+
+
+class Drift(msgspec.Struct, frozen=True, kw_only=True):
+    """Empty, and false, when nothing moved."""
+
+    spec: list[SpecDrift]
+    pins: list[PinDrift]
+    files: list[FileDrift]
+
+    def __bool__(self) -> bool:
+        return bool(self.spec or self.pins or self.files)
+
+    def words(self) -> list[str]:
+        """A line for each thing that moved."""
+        return [str(each) for each in (*self.spec, *self.pins, *self.files)]
+
+    def outside(self, source: str) -> Drift:
+        """Without what is this source's own: its files and its keys of the spec."""
+        own = f"sources.{source}"
+        return Drift(
+            spec=[each for each in self.spec if each.path != own and not each.path.startswith(f"{own}.")],
+            pins=self.pins,
+            files=[each for each in self.files if each.source != source],
+        )
+
+
+def drift(lock: Lock, now: Inputs) -> Drift:
+    """What differs from the lock among a build's inputs."""
+    pins = [
+        PinDrift(what=what, locked=locked, now=found)
+        for what, locked, found in (
+            ("tokenizer", lock.tokenizer, now.tokenizer),
+            ("chat template", lock.template, now.template),
+            ("what the continued run used", lock.continues.digest if lock.continues else None, now.continues),
+            *(
+                (f"signal {name}", lock.signals.get(name), now.signals.get(name))
+                for name in sorted(lock.signals.keys() | now.signals.keys())
+            ),
+        )
+        if locked != found
+    ]
+    files = [
+        each
+        for name in sorted(lock.sources.keys() | now.sources.keys())
+        for each in moved_files(name, lock.sources.get(name, []), now.sources.get(name, []))
+    ]
+    return Drift(spec=list(_changes("", without_places(lock.spec), without_places(now.spec))), pins=pins, files=files)
+
+
+def without_places(spec: dict[str, Any]) -> dict[str, Any]:
+    """A canonical spec without what only says where something lies, for the digest of what lies there is pinned beside it:
+    files and image folders of sources, the tokenizer, the benchmark, the build that is continued."""
+    form = {key: value for key, value in spec.items() if key != "tokenizer"}
+    form["sources"] = {
+        name: {key: value for key, value in source.items() if key not in ("path", "image_root")}
+        for name, source in spec.get("sources", {}).items()
+    }
+    for key, place in (("decontaminate", "against"), ("continue_from", "build")):
+        if isinstance(form.get(key), dict):
+            form[key] = {name: value for name, value in form[key].items() if name != place}
+    return form
+
+
+def moved_files(source: str, locked: Sequence[_Fragment], now: Sequence[_Fragment]) -> list[FileDrift]:
+    """The files of one source whose content is not what it was, sorted by path.
+
+    Fragments of equal digest are paired first, those at the same path before others, and say nothing. What is left over
+    is a changed file where its path, or else a name that is alone of its kind, is left over on both sides.
+    """
+    before, after = _unpaired(locked, now)
+    gone, new = _paths(before), _paths(after)
+    pairs = {path: path for path in gone if path in new}
+    gone_names, new_names = ([_name(path) for path in side if path not in pairs] for side in (gone, new))
+    for path in gone:
+        name = _name(path)
+        if path not in pairs and gone_names.count(name) == 1 == new_names.count(name):
+            pairs[path] = next(other for other in new if other not in pairs and _name(other) == name)
+    taken = set(pairs.values())
+    found = [
+        FileDrift(
+            source=source,
+            change="changed",
+            path=path if path == other else f"{path} (now {other})",
+            samples_locked=_samples(locked, path),
+            samples_now=_samples(now, other),
+        )
+        for path, other in pairs.items()
+    ]
+    found += [
+        FileDrift(source=source, change="gone", path=path, samples_locked=_samples(before, path), samples_now=None)
+        for path in gone
+        if path not in pairs
+    ]
+    found += [
+        FileDrift(source=source, change="new", path=path, samples_locked=None, samples_now=_samples(after, path))
+        for path in new
+        if path not in taken
+    ]
+    return sorted(found, key=lambda each: (each.path, each.change))
+
+
+def _unpaired(locked: Sequence[_Fragment], now: Sequence[_Fragment]) -> tuple[list[_Fragment], list[_Fragment]]:
+    """What each side has beyond the other, by content."""
+    left: dict[str, list[_Fragment]] = {}
+    for fragment in now:
+        left.setdefault(fragment.digest, []).append(fragment)
+    moved: list[_Fragment] = []
+    for fragment in locked:
+        others = left.get(fragment.digest, [])
+        same = next((other for other in others if other.path == fragment.path), None)
+        if same is None:
+            moved.append(fragment)
+        else:
+            others.remove(same)
+    before: list[_Fragment] = []
+    for fragment in moved:
+        elsewhere = left.get(fragment.digest)
+        if elsewhere:
+            elsewhere.pop()
+        else:
+            before.append(fragment)
+    return before, [fragment for others in left.values() for fragment in others]
+
+
+def _paths(fragments: Sequence[_Fragment]) -> list[str]:
+    return sorted({fragment.path for fragment in fragments})
+
+
+def _samples(fragments: Sequence[_Fragment], path: str) -> int | None:
+    """Of a file that may be several fragments."""
+    counts = [fragment.samples for fragment in fragments if fragment.path == path]
+    return None if None in counts else sum(count for count in counts if count is not None)
+
+
+def _name(path: str) -> str:
+    return posixpath.basename(path.rstrip("/"))
+
+
+def _changes(path: str, locked: Any, now: Any) -> Iterator[SpecDrift]:
+    """Leaf by leaf, in path order. Stages are compared by name, and their order as one value more."""
+    if isinstance(locked, dict) and isinstance(now, dict):
+        for key in sorted(locked.keys() | now.keys()):
+            yield from _changes(f"{path}.{key}" if path else str(key), locked.get(key), now.get(key))
+    elif _named(locked) and _named(now):
+        sides = [{item["name"]: item for item in side} for side in (locked, now)]
+        yield from _changes(path, *sides)
+        orders = [[name for name in side if all(name in each for each in sides)] for side in sides]
+        if orders[0] != orders[1]:
+            yield SpecDrift(path=f"{path} (order)", locked=orders[0], now=orders[1])
+    elif locked != now:
+        yield SpecDrift(path=path, locked=locked, now=now)
+
+
+def _named(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) and "name" in item for item in value)
+
+
+def _short(value: Any) -> str:
+    """A value on one line; what is long (a whole source, a whole stage) is only said to be there."""
+    if value is None:
+        return "none"
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _pin(pin: str | None) -> str:
+    if pin is None:
+        return "none"
+    return pin[:16] if len(pin) == 64 else pin
+
+
+def _count(samples: int | None) -> str:
+    if samples is None:
+        return "samples not counted yet"
+    return f"{samples:,} sample{'' if samples == 1 else 's'}"
