@@ -46,6 +46,7 @@ PASSES = [
     "signals",
     "plan",
     "emit",
+    "query",
     "page",
     "diff",
     "report",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mixc.cli.build import JsonOption, SetOption, WorkersOption
+from mixc.cli.look import BuildArgument
 
 if TYPE_CHECKING:
     from mixc.lock import LockCheck, Locked
@@ -100,3 +101,54 @@ def _tell_check(place: Path, checked: LockCheck, json: bool) -> None:
             f"{len(checked.moved.words())} moved since {place}" if checked.moved else f"ok: nothing moved since {place}"
         )
     raise typer.Exit(1 if checked.moved else 0)
+
+
+def sql(
+    build: BuildArgument,
+    query: Annotated[
+        str | None, typer.Argument(help="one SELECT; left out, the tables and their columns", show_default=False)
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="every row as CSV on stdout")] = False,
+    memory: Annotated[
+        str, typer.Option("--memory", metavar="SIZE", help="memory of a query, before it spills")
+    ] = "4GB",
+    json: JsonOption = False,
+) -> None:
+    """Query a build's plan, drops, rejects and manifest as tables, with DuckDB. Nothing is written, no other file read."""
+    import io
+    import sys
+    import tempfile
+
+    from rich.console import Console
+
+    from mixc.cli.console import print_json, warn
+    from mixc.errors import MixcError
+    from mixc.query.ask import Answer
+    from mixc.query.show import show, table_lines, write_csv, write_json
+    from mixc.query.tables import list_tables, open_tables
+
+    if csv and json:
+        raise MixcError("--csv and --json are two ways to write one answer", mend="give one of them")
+    with (
+        tempfile.TemporaryDirectory(prefix="mixc-sql-") as folder,
+        open_tables(build, Path(folder) / "spill", memory_limit=memory) as connection,
+    ):
+        if query is None:
+            tables = list_tables(connection)
+            if json:
+                print_json({"build": str(build), "tables": tables})
+            else:
+                for line in table_lines(tables):
+                    print(line)
+            return
+        answer = Answer(connection, query)
+        if csv or json:
+            out = io.TextIOWrapper(sys.stdout.buffer, "utf-8", newline="\n")  # whatever the locale is
+            (write_csv if csv else write_json)(answer, out)
+            out.flush()
+            out.detach()  # leaves stdout open
+        else:
+            console = Console()
+            shown = show(answer, console if console.is_terminal else Console(width=10_000))
+            if shown is not None:
+                warn([f"these are the first {shown:,} rows: --csv and --json give all of them"])

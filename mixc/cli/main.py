@@ -66,6 +66,7 @@ app.command(rich_help_panel="Look")(look.inspect)
 app.command(rich_help_panel="Look")(look.explain)
 app.command(rich_help_panel="Look")(look.verify)
 app.command(rich_help_panel="Look")(look.report)
+app.command(rich_help_panel="Look")(lock.sql)
 app.add_typer(cache.app, name="cache", rich_help_panel="Look")
 
 

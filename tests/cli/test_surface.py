@@ -60,6 +60,7 @@ SURFACE = {
         *("--json", "--help"),
     },
     "verify": {"build", "--json", "--help"},
+    "sql": {"build", "query", "--csv", "--memory", "--json", "--help"},
     "report": {"build", "--out", "-o", "--model", "--gpu", "--mfu", "--help"},
     "cache": {"--help"},
     "cache ls": {"--json", "--help"},
@@ -105,7 +106,7 @@ def test_a_wrong_command_or_option_is_the_users_mistake() -> None:
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["diff", "verify", "inspect", "explain", "report"])
+@pytest.mark.parametrize("command", ["diff", "verify", "inspect", "explain", "report", "sql"])
 def test_something_that_is_no_build_is_said_plainly(command: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for place in (tmp_path, tmp_path / "file", tmp_path / "none"):

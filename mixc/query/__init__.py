@@ -1,0 +1,1 @@
+"""A build's plan, drops, rejects and manifest as tables that anyone can query."""
