@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mixc.cli.build import JsonOption, WorkersOption
+from mixc.cli.build import JsonOption, SetOption, WorkersOption
 
 
 def _here(text: str) -> Path:
@@ -177,25 +178,65 @@ def explain(
         console.print(line, soft_wrap=True)
 
 
-def verify(build: BuildArgument, json: JsonOption = False) -> None:
-    """Read every byte of a build and check it against its digests. Exits with 1 when something is wrong."""
-    from mixc.cli.console import print_json, progress_bar
-    from mixc.errors import BuildError
+def verify(
+    build: BuildArgument,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="then build it again beside it, and compare every digest")
+    ] = False,
+    sources: Annotated[
+        Path | None,
+        typer.Option("--sources", metavar="DIR", help="with --rebuild: where the sources' relative paths start now"),
+    ] = None,
+    spec: Annotated[
+        Path | None, typer.Option("--spec", metavar="SPEC", help="with --rebuild: this spec, instead of the lock's")
+    ] = None,
+    set: SetOption = [],  # noqa: B006
+    workers: WorkersOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Read every byte of a build and check it against its digests. Exits with 1 when something is wrong.
+
+    With --rebuild also prove that the spec and the sources that its lock pins give this very build.
+    """
+    from mixc.cli.console import print_json, progress_bar, warn
+    from mixc.errors import BuildError, MixcError
     from shards.verify import verify as check
 
+    if not rebuild and (sources or spec or set):
+        raise MixcError("--sources, --spec and --set are for --rebuild", mend="add --rebuild")
+    if sources and spec:
+        raise MixcError("a spec's paths are relative to its own folder", mend="give --sources or --spec")
     if not build.is_dir():
         raise BuildError("there is no build here", where=str(build))
     with progress_bar() as progress:
         problems = check(build, progress=lambda _, done, total: progress("verify", done, total))
+    again = None
+    if rebuild and not problems:  # what is damaged is known not to be what was built
+        from mixc.rebuild import rebuild as build_again
+
+        def room(folder: Path, size: int) -> None:
+            print(f"building again in {folder}: {size / 1e6:,.1f} MB, removed at the end", file=sys.stderr)
+
+        with progress_bar() as progress:
+            again = build_again(
+                build, spec=spec, sources=sources, overrides=set, workers=workers, progress=progress, room=room
+            )
+        warn(again.warnings)
+    ok = not problems and (again is None or again.ok)
     if json:
-        print_json(
-            {"build": str(build), "ok": not problems, "problems": [{"file": p.file, "what": p.what} for p in problems]}
-        )
+        found = {"build": str(build), "ok": ok, "problems": [{"file": p.file, "what": p.what} for p in problems]}
+        print_json({**found, "rebuild": again} if rebuild else found)
     else:
         for problem in problems:
             print(problem)
         print("ok: every byte is as it was written" if not problems else f"{len(problems)} problems")
-    raise typer.Exit(1 if problems else 0)
+        if again:
+            for line in again.words():
+                print(line)
+            if again.ok:
+                print(f"ok: built again, the same root and the same {again.shards} shards")
+                print(f"root {again.root}")
+    raise typer.Exit(0 if ok else 1)
 
 
 def report(

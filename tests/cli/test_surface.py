@@ -59,7 +59,7 @@ SURFACE = {
         *("build", "--stage", "--step", "--pack", "--sample", "--file", "--row", "--text", "--image", "--limit"),
         *("--json", "--help"),
     },
-    "verify": {"build", "--json", "--help"},
+    "verify": {"build", "--rebuild", "--sources", "--spec", "--set", "--workers", "-j", "--json", "--help"},
     "sql": {"build", "query", "--csv", "--memory", "--json", "--help"},
     "report": {"build", "--out", "-o", "--model", "--gpu", "--mfu", "--help"},
     "cache": {"--help"},
