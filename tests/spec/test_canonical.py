@@ -13,11 +13,21 @@ from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mixc.errors import SpecError
 from mixc.spec.canonical import canonical, canonical_bytes
 from mixc.spec.convert import convert
-from mixc.spec.load import LoadedSpec, load
+from mixc.spec.load import LoadedSpec, load, load_form
 from mixc.spec.yaml import parse
 from tests.spec.conftest import GOOD
+
+SPECS = Path(__file__).resolve().parents[2] / "specs"
+SHIPPED = sorted(
+    path
+    for folder in ("", "sail_vl", "sail_vl2")
+    for path in (SPECS / folder).glob("*.yaml")
+    if path.name != "base.yaml"
+)
+"""Whole specs: a base is only a part of one."""
 
 LoadText = Callable[..., LoadedSpec]
 
@@ -315,3 +325,20 @@ def test_canonical_quantities_can_be_read_back() -> None:
     """The form is itself a spec of the same meaning."""
     found = json.loads(PLAIN)
     assert form(json.dumps(found)) == PLAIN
+
+
+@pytest.mark.parametrize("spec", SHIPPED, ids=lambda path: path.relative_to(SPECS).as_posix())
+def test_the_form_is_a_spec_that_has_it_for_its_form(spec: Path) -> None:
+    """What a lock pins can be built again without the file that it came from."""
+    form = canonical(load(spec).spec)
+    again = load_form(json.loads(json.dumps(form)), spec.parent, "a lock")
+    assert canonical(again.spec) == form
+
+
+def test_a_form_takes_overrides_and_tells_its_own_name(tmp_path: Path) -> None:
+    form = canonical(convert(parse(json.dumps(RICH).encode(), "spec")))
+    again = load_form(form, tmp_path, "the lock", ["sources.prose.path=elsewhere.jsonl", "stages.one.train.batch=16"])
+    assert canonical(again.spec)["sources"]["prose"]["path"] == ["elsewhere.jsonl"]
+    assert (again.base, again.spec.stages[0].train.batch) == (tmp_path, 16)
+    with pytest.raises(SpecError, match="the lock"):
+        load_form({**form, "sed": 1}, tmp_path, "the lock")
