@@ -127,35 +127,44 @@ def moved_files(source: str, locked: Sequence[_Fragment], now: Sequence[_Fragmen
     is a changed file where its path, or else a name that is alone of its kind, is left over on both sides.
     """
     before, after = _unpaired(locked, now)
-    gone, new = _paths(before), _paths(after)
-    pairs = {path: path for path in gone if path in new}
-    gone_names, new_names = ([_name(path) for path in side if path not in pairs] for side in (gone, new))
-    for path in gone:
-        name = _name(path)
-        if path not in pairs and gone_names.count(name) == 1 == new_names.count(name):
-            pairs[path] = next(other for other in new if other not in pairs and _name(other) == name)
-    taken = set(pairs.values())
+    gone, new = ({fragment.path for fragment in side} for side in (before, after))
+    renamed = _same_names(gone - new, new - gone)
+    files_before, files_after, rest_before, rest_after = map(_samples, (locked, now, before, after))
+    pairs = {path: path for path in gone & new} | renamed
     found = [
         FileDrift(
             source=source,
             change="changed",
             path=path if path == other else f"{path} (now {other})",
-            samples_locked=_samples(locked, path),
-            samples_now=_samples(now, other),
+            samples_locked=files_before[path],
+            samples_now=files_after[other],
         )
         for path, other in pairs.items()
     ]
     found += [
-        FileDrift(source=source, change="gone", path=path, samples_locked=_samples(before, path), samples_now=None)
-        for path in gone
-        if path not in pairs
+        FileDrift(source=source, change="gone", path=path, samples_locked=rest_before[path], samples_now=None)
+        for path in gone - pairs.keys()
     ]
     found += [
-        FileDrift(source=source, change="new", path=path, samples_locked=None, samples_now=_samples(after, path))
-        for path in new
-        if path not in taken
+        FileDrift(source=source, change="new", path=path, samples_locked=None, samples_now=rest_after[path])
+        for path in new - set(pairs.values())
     ]
     return sorted(found, key=lambda each: (each.path, each.change))
+
+
+def _same_names(gone: set[str], new: set[str]) -> dict[str, str]:
+    """Paths of both sides that have a file name alone on their side."""
+    before, after = _by_name(gone), _by_name(new)
+    return {
+        paths[0]: after[name][0] for name, paths in before.items() if len(paths) == 1 and len(after.get(name, [])) == 1
+    }
+
+
+def _by_name(paths: set[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for path in sorted(paths):
+        found.setdefault(posixpath.basename(path.rstrip("/")), []).append(path)
+    return found
 
 
 def _unpaired(locked: Sequence[_Fragment], now: Sequence[_Fragment]) -> tuple[list[_Fragment], list[_Fragment]]:
@@ -181,18 +190,13 @@ def _unpaired(locked: Sequence[_Fragment], now: Sequence[_Fragment]) -> tuple[li
     return before, [fragment for others in left.values() for fragment in others]
 
 
-def _paths(fragments: Sequence[_Fragment]) -> list[str]:
-    return sorted({fragment.path for fragment in fragments})
-
-
-def _samples(fragments: Sequence[_Fragment], path: str) -> int | None:
-    """Of a file that may be several fragments."""
-    counts = [fragment.samples for fragment in fragments if fragment.path == path]
-    return None if None in counts else sum(count for count in counts if count is not None)
-
-
-def _name(path: str) -> str:
-    return posixpath.basename(path.rstrip("/"))
+def _samples(fragments: Sequence[_Fragment]) -> dict[str, int | None]:
+    """By path, of files that may be several fragments; None where one was not counted yet."""
+    found: dict[str, int | None] = {}
+    for fragment in fragments:
+        before = found.get(fragment.path, 0)
+        found[fragment.path] = None if before is None or fragment.samples is None else before + fragment.samples
+    return found
 
 
 def _changes(path: str, locked: Any, now: Any) -> Iterator[SpecDrift]:

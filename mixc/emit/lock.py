@@ -21,6 +21,8 @@ from mixc.plan.tables import Continued
 from shards.manifest import Manifest
 
 LOCK_FORMAT = 1
+SHOWN = 100
+"""Lines that one error prints of what moved."""
 PINNED_LIBRARIES = (
     "mixc",
     "datatrove",
@@ -227,11 +229,12 @@ def moved_versions(lock: Lock) -> list[str]:
 
 
 def refuse(moved: Sequence[str], where: Path) -> None:
-    """Raises BuildError that names everything that moved; does nothing when nothing did."""
+    """Raises BuildError that names what moved; does nothing when nothing did."""
     if moved:
+        more = [f"and {len(moved) - SHOWN:,} more: `mixc lock SPEC --check` lists all"] if len(moved) > SHOWN else []
         raise BuildError(
             "the build would not be the locked one",
             where=str(where),
-            why="\n        ".join(moved),
+            why="\n        ".join([*moved[:SHOWN], *more]),
             mend="restore what moved, or pin what is there now with `mixc lock`",
         )

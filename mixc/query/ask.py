@@ -81,8 +81,12 @@ def _told(error: duckdb.Error) -> QueryError:
     lines = [_clean(line) for line in str(error).split("\n")]
     first = lines[0].partition(" Error: ")[2] or lines[0]
     told = "\n".join([first, *(f"  {line}" for line in lines[1:] if line.strip())])
-    missing = isinstance(error, duckdb.CatalogException) and first.startswith("Table")
-    return QueryError(told, mend=f"the tables are {', '.join(sorted(ABOUT))}" if missing else "")
+    mend = ""
+    if isinstance(error, duckdb.CatalogException) and first.startswith("Table"):
+        mend = f"the tables are {', '.join(sorted(ABOUT))}"
+    elif first.startswith("reading the stream"):  # Arrow, in the middle of a file
+        mend = "`mixc verify` says what is wrong with the build"
+    return QueryError(told, mend=mend)
 
 
 def _clean(line: str) -> str:

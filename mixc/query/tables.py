@@ -68,8 +68,10 @@ def open_tables(build: Path, scratch: Path, *, memory_limit: str | None = None) 
         raise
     except (OSError, msgspec.MsgspecError) as error:
         raise _unreadable(build / "plan/summary.json", error) from error
+    names = [stage.name for stage in manifest.stages]
+    if names != [stage.name for stage in summary.stages]:
+        raise _unreadable(build / "plan/summary.json", ValueError("it has other stages than the manifest"))
     with open_database(scratch, memory_limit=memory_limit) as connection:
-        names = [stage.name for stage in manifest.stages]
         for name in PLAN_FILES:
             _add_file(connection, name, build / "plan" / f"{name}.parquet", names)
         _add_file(connection, "rejects", build / "rejects.parquet", names)

@@ -172,6 +172,12 @@ def test_a_build_at_an_odd_place_and_one_that_is_damaged(mixc, demo: Path, tmp_p
     (odd / "plan/packs.parquet").write_bytes(b"PAR1 no more")
     told = mixc("sql", odd, "from packs", check=2).stderr
     assert "packs.parquet" in told and "mixc verify" in told and "Traceback" not in told
+    shutil.copy(demo / "plan/packs.parquet", odd / "plan/packs.parquet")
+    data = bytearray((odd / "plan/drops.parquet").read_bytes())
+    data[4:200] = bytes(196)  # its footer is whole
+    (odd / "plan/drops.parquet").write_bytes(data)
+    told = mixc("sql", odd, "select max(source), max(id), sum(tokens) from drops", check=2).stderr
+    assert "mixc verify" in told and "Traceback" not in told
 
 
 def test_an_answer_without_end_is_streamed(mixc, demo: Path) -> None:
