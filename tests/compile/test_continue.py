@@ -63,6 +63,10 @@ def test_a_run_goes_on_with_another_mix(mixc: Mixc, tmp_path: Path) -> None:
     assert (proof["root"], proof["stage"], proof["step"]) == (root, "one", step)
     assert (proof["consumed"], proof["unknown"], proof["again"]) == (len(used), 0, 0)
     mixc("compile", second, "-o", tmp_path / "second", "--locked")
+    mixc("lock", second)  # before a plan it is the same proof, but for what only a plan counts
+    before_plan = json.loads(second.with_suffix(".lock").read_text())["continues"]
+    assert before_plan == {**proof, "unknown": None, "again": None}
+    second.with_suffix(".lock").unlink()
 
     # The trainer goes on from that very point, and from no other run.
     mixc("train", tmp_path / "first", "--out", tmp_path / "run", "--max-steps", step, "--workers", 0)

@@ -20,7 +20,7 @@ from msgspec.structs import replace as with_fields
 from mixc.errors import BuildError, MixcError, SpecError
 from mixc.signals import step
 from mixc.signals.names import SIGNALS
-from mixc.signals.run import pinned_signals
+from mixc.signals.run import pinned_signals, signals_to_pin
 
 from .conftest import TEXTS, Corpus, folders, names_of
 
@@ -115,6 +115,7 @@ def test_the_lock_pins_versions_and_the_benchmark(full: Corpus) -> None:
     _, paths = full.compute(spec)
     pinned = pinned_signals(paths)
     assert sorted(pinned) == ["contaminated", "language", "mine", "minhash", "phash", "words"]
+    assert signals_to_pin(spec, full.folder) == pinned  # known before anything is computed
     assert pinned["mine"] == "7" and "pycld2" in pinned["language"]
     with (full.folder / "bench.jsonl").open("a") as file:
         file.write("\n" + json.dumps({"q": "a further question that has enough words to count here"}))
