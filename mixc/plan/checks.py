@@ -15,7 +15,7 @@ from mixc.spec.check import mix_entries
 from mixc.spec.diagnostics import printable, suggest
 from mixc.spec.groups import reach
 from mixc.spec.load import KeyPath
-from mixc.spec.schema import Spec
+from mixc.spec.schema import MixEntry, Spec
 
 FEW_KEPT = Fraction(1, 100)
 """A threshold that keeps less than this warns."""
@@ -104,7 +104,7 @@ def check_mix(spec: Spec, number: int, locate: Locate) -> None:
 
 def check_sources(
     spec: Spec,
-    mixes: Sequence[Collection[str]],
+    mixes: Sequence[Mapping[str, MixEntry]],
     left: Mapping[str, Survivors],
     expressions: Expressions,
     locate: Locate,
@@ -112,9 +112,13 @@ def check_sources(
 ) -> None:
     """PlanError for a source that a stage needs and that has nothing; warnings for others and for sharp
     thresholds."""
+    evaluates = any(entry.held_out for mix in mixes for entry in mix.values())
     for name, counts in left.items():
-        used = any(name in mix for mix in mixes)
-        if not used:
+        entries = [mix[name] for mix in mixes if name in mix]
+        used, held = bool(entries), any(entry.held_out for entry in entries)
+        if not used and evaluates:
+            pass  # it is there for what it means to the others: whose duplicates go, what is held out
+        elif not used:
             warn(f"source `{name}` is in no stage's mix: none of its {counts.rows:,} samples is used")
         elif counts.rows == 0:
             raise plan_error(
@@ -126,7 +130,15 @@ def check_sources(
             raise _keeps_nothing(expressions.where[name], name, counts.rows, locate)
         elif counts.passing < FEW_KEPT * counts.rows:
             warn(f"`where` of source `{name}` keeps {counts.passing:,} of {counts.rows:,} samples")
-        if used and counts.passing and counts.alive == 0:
+        if held and counts.rows and not counts.dropped.get("held_out"):
+            raise plan_error(
+                f"nothing is held out of source `{name}`",
+                ("held_out", name),
+                locate,
+                why=f"`{printable(str(spec.held_out.get(name, 'no amount')))}` of {counts.alive:,} samples come to none",
+                mend="hold more out, in the spec that is trained from as well",
+            )
+        if used and not held and counts.passing and counts.alive == 0:
             lost = max(counts.dropped, key=lambda rule: counts.dropped[rule])
             whys = {
                 "decontaminate": ("shares something with a benchmark", "loosen decontaminate"),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mixc.plan.clean import CONTAMINATED, DEDUP_EXACT, DEDUP_IMAGE, WHERE, Winners
+from mixc.plan.clean import CONTAMINATED, DEDUP_EXACT, DEDUP_IMAGE, HELD_OUT, WHERE, Winners
 from mixc.plan.clean import RULES as CLEANING
 from mixc.plan.expressions import Expressions
 from mixc.plan.judge import BUDGET, QUANTILE, STAGE_WHERE, TOO_LONG, Furthest
@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 BATCH = 1 << 17
 RULES = (
     *(CLEANING[rule] for rule in sorted(CLEANING)),
-    *("unused_source", "stage_where", "quantile", "too_long", "consumed", "budget"),
+    *("unused_source", "not_held_out", "stage_where", "quantile", "too_long", "consumed", "budget"),
 )
 """In the order in which a sample meets them."""
 _STAGE = {STAGE_WHERE: "stage_where", QUANTILE: "quantile", TOO_LONG: "too_long", BUDGET: "budget"}
@@ -40,11 +40,12 @@ def drops(
     winners: Winners,
     contaminated: Mapping[int, str],
     consumed: Array | None,
+    held: Collection[str],
 ) -> Iterator[dict[str, Any]]:
     """Columns of DROPS_SCHEMA for every sample that no stage uses, sorted by source and id, batch by batch.
 
     Of a stage's rules a sample has the last that it met in any stage, and of equals the first stage's. Detail: the
-    condition; the benchmark's item; the winner's source and id; the stage, with the condition or the counts.
+    condition; the benchmark's item; the winner's source and id; the stage, with the condition or the counts. Of the sources in `held` the stages take what is held out.
     """
     mixed = {name for rules in stages.values() for name in rules.splits}
     names = np.array([source.name for source in sources], object)
@@ -66,6 +67,7 @@ def drops(
                 contaminated,
                 consumed,
                 mixed=source.name in mixed,
+                held=source.name in held,
             )
             yield {
                 "source": pa.array([source.name] * len(part), pa.string()),
@@ -91,6 +93,7 @@ def _reasons(
     consumed: Array | None,
     *,
     mixed: bool,
+    held: bool,
 ) -> tuple[Array, Array]:
     """Rule and detail, arrays of text."""
     rule = np.full(len(numbers), "" if mixed else "unused_source", object)
@@ -108,7 +111,9 @@ def _reasons(
         detail[lost] = names[samples.source_of(won)] + " " + _uuid_texts(samples, won)
     if not mixed:
         return rule, detail
-    alive = state == ALIVE
+    if held:
+        rule[state == ALIVE] = "not_held_out"
+    alive = state == (HELD_OUT if held else ALIVE)
     reached, stage = furthest.rule[numbers], furthest.stage[numbers]
     for number, rules in stages.items():
         here = alive & (stage == number)

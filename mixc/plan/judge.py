@@ -11,6 +11,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
+from mixc.plan.clean import HELD_OUT
 from mixc.plan.evaluate import condition, evaluate, labels, sortable
 from mixc.plan.expressions import Expressions, Locate, Use, order_family, spec_error, value_type
 from mixc.plan.keys import key64, make_key
@@ -89,7 +90,7 @@ def _offer(
     furthest: Furthest,
 ) -> Offer:
     own = samples.of_source(source.index)
-    keep = samples.rule[own] == ALIVE
+    keep = samples.rule[own] == (HELD_OUT if entry.held_out else ALIVE)
     alive = int(keep.sum())
     use = expressions.stage_where.get((stage.number, source.name))
     if use is not None:

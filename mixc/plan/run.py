@@ -108,6 +108,7 @@ def plan(
         winners, contaminated, held_out, left = _clean(
             connection, samples, spec, sources, expressions, locate, out / SCRATCH
         )
+        held = {name for mix in mixes for name, entry in mix.items() if entry.held_out}
         check_sources(spec, mixes, left, expressions, locate, warnings.append)
         if not spec.dedup.exact:
             check_copies(spec, copies(samples), left, warnings.append)
@@ -171,7 +172,7 @@ def plan(
                 layout.finish()
                 stages.append(_stage_plan(stage, rules, share, offers, layout, warnings.append))
         counts = _write_drops(
-            out, drops(samples, list(sources.values()), expressions, all_rules, furthest, winners, contaminated, before)
+            out, drops(samples, list(sources.values()), expressions, all_rules, furthest, winners, contaminated, before, held)
         )
     if spec.held_out:
         _write_held_out(out, samples, sorted(spec.sources), held_out)

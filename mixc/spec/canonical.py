@@ -32,7 +32,7 @@ _LATER: dict[type[msgspec.Struct], tuple[str, ...]] = {
     Spec: ("groups", "signals", "decontaminate", "held_out", "continue_from"),
     Source: ("columns", "messages_format", "frames", "max_frames", "number_images", "decode_images", "template"),
     Stage: ("mix_end", "mix_schedule", "temperature", "reuse"),
-    MixEntry: ("quantile", "balance"),
+    MixEntry: ("quantile", "balance", "held_out"),
     Dedup: ("minhash", "image", "prefer"),
     Train: (
         *("decay", "layer_decay", "label_smoothing", "z_loss", "router_loss", "drop_path", "ema", "spikes", "adalrs"),

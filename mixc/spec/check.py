@@ -171,8 +171,8 @@ class _Check:
 
     def _unused(self) -> None:
         spec = self.spec
-        if not spec.stages:
-            return
+        if not spec.stages or any(entry.held_out for stage in spec.stages for entry in mix_entries(stage.mix).values()):
+            return  # one that takes what is held out has its other sources for their part in cleaning
         found = reach({name: None for stage in spec.stages for name in stage.mix}, spec.groups)
         reached = {name for route in found.sources.values() for name in route}
         reached |= {name for _, route in found.twice for name in route}
@@ -416,6 +416,35 @@ class _Check:
                 parse_held_out(amount)
             except SpecError as error:
                 self._say(error.what, at, why=error.why, mend=error.mend)
+        self._taken()
+
+    def _taken(self) -> None:
+        """What is held out and the rest of a source are for two specs: one is evaluated on, the other trained from."""
+        stages, groups = self.spec.stages, self.spec.groups
+        rest: dict[str, str] = {}
+        for stage in stages:
+            entries = mix_entries(stage.mix)
+            for name in reach([name for name, entry in entries.items() if not entry.held_out], groups).sources:
+                rest.setdefault(name, stage.name)
+        for number, stage in enumerate(stages):
+            for name, entry in mix_entries(stage.mix).items():
+                at: KeyPath = ("stages", number, "mix", name, "held_out")
+                for source in reach([name], groups).sources if entry.held_out else ():
+                    shown = printable(source)
+                    if source in self.spec.sources and source not in self.spec.held_out:
+                        self._say(
+                            f"nothing is held out of `{shown}`",
+                            at,
+                            mend=f"write `held_out: {{{shown}: 1%}}` in the spec that is trained from, and extend that one",
+                        )
+                    elif source in rest:
+                        self._say(
+                            f"this takes what is held out of `{shown}`, and stage `{rest[source]}` takes the rest",
+                            at,
+                            why="so one build would train on what it evaluates on",
+                            mend="evaluate from a spec of its own that extends the other; `- null` as the first of its"
+                            " `stages` leaves the other's out",
+                        )
 
     # Stages
 

@@ -113,6 +113,9 @@ def _loosened(value: Any) -> Any:
             loose[key] = {name: _nullable(_loosened(each)) for name, each in part.items()}
         elif key == "additionalProperties" and isinstance(part, dict):
             loose[key] = _nullable(_loosened(part))
+        elif key == "items" and isinstance(part, dict):
+            # a null that comes first removes the items of the base
+            loose |= {"prefixItems": [_nullable(_loosened(part))], "items": _loosened(part)}
         elif key not in ("required", "default"):
             loose[key] = _loosened(part)
     return loose

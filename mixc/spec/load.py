@@ -5,7 +5,8 @@
 - mappings merge, whatever their depth;
 - a list whose items all have a `name` merges with another such list item by item: an item with a known name
   is merged into it, in place, and a new one is appended;
-- anything else replaces what was there, and an empty value (null) removes it.
+- anything else replaces what was there, and an empty value (null) removes it; as the first item of a list it
+  removes the items that were there.
 
 Relative paths are relative to the file in which they are written. Every value keeps its place, so a
 mistake in a base spec is shown in the base spec.
@@ -163,12 +164,14 @@ def _merge(under: Node, over: Node) -> Node:
     if isinstance(under, Mapping) and isinstance(over, Mapping):
         values, keys = dict(under.values), dict(under.keys)
         for key, value in over.values.items():
-            if key in values and isinstance(value, Scalar) and value.value is None:
+            if key in values and _is_null(value):
                 del values[key], keys[key]
             else:
                 values[key] = _merge(values[key], value) if key in values else value
                 keys[key] = over.keys[key]
         return Mapping(values, keys, over.span)
+    if isinstance(under, Sequence) and isinstance(over, Sequence) and over.items[:1] and _is_null(over.items[0]):
+        return Sequence(over.items[1:], over.span)
     names_under, names_over = _names(under), _names(over)
     if isinstance(under, Sequence) and isinstance(over, Sequence) and names_under and names_over:
         items = list(under.items)
@@ -181,6 +184,10 @@ def _merge(under: Node, over: Node) -> Node:
                 items[place] = _merge(items[place], item)
         return Sequence(tuple(items), over.span)
     return over
+
+
+def _is_null(node: Node) -> bool:
+    return isinstance(node, Scalar) and node.value is None
 
 
 def _names(node: Node) -> list[str] | None:

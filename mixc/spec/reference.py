@@ -209,14 +209,15 @@ stage's `unit`.
 {MIXES}```
 
 - **Groups** stand for several sources. A group's share is divided among its members by their weights, or by their
-  sizes when they are a list, and a group may hold groups. In a mix, `where`, `max_epochs`, `quantile` and `balance` of a
-  group hold for each source in it, and no source may be reached twice.
+  sizes when they are a list, and a group may hold groups. In a mix, `where`, `max_epochs`, `quantile`, `balance` and
+  `held_out` of a group hold for each source in it, and no source may be reached twice.
 - **`temperature`** makes shares w^(1/temperature) of weights w: 1 leaves them, a larger one evens them out.
 - **`mix_end`** makes the shares go from those of `mix`, at the stage's start, to those of `mix_end`, at its end, in a
   straight line or along half a cosine (`mix_schedule`). Over the whole stage both come to the mean of the two. A share
   may be 0 at one of the two.
 - **`quantile`** keeps a part of a source by rank, **`balance`** evens out its classes.
-- **`held_out`** keeps samples from every stage, for evaluation.
+- **`held_out`** keeps samples from every stage. A spec that extends this one takes them up, to be evaluated on, with
+  `held_out: true` in its mix ([cleaning](cleaning.md)).
 
 ## Expressions
 
@@ -254,7 +255,8 @@ their last digit differs between machines, and with it the mixture:
 
 Mappings merge key by key, at any depth. A list whose items all have a `name` (`stages`) merges by name:
 known items in place, new ones at the end. Anything else replaces what the base has. `null` removes what the
-base has, so `mix: {{pages: null}}` takes a source out of a mix. A base may extend another; a circle is an
+base has, so `mix: {{pages: null}}` takes a source out of a mix; as the first item of a list it removes the base's
+items, so with `- null` before its own stages a spec has no others. A base may extend another; a circle is an
 error. Relative paths are relative to the file in which they are written.
 
 ## Overrides

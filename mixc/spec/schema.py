@@ -162,6 +162,8 @@ class MixEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Only samples of these ranks, for this stage. Ranks are among those that pass every `where`."""
     balance: Balance | None = None
     """Resampling within the source."""
+    held_out: bool = False
+    """Take what the spec's `held_out` keeps of the source, and nothing else: for a spec to evaluate on."""
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

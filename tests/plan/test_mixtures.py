@@ -4,6 +4,7 @@ has them, on small worlds."""
 from __future__ import annotations
 
 import random
+import re
 import uuid
 from collections import Counter
 from dataclasses import replace
@@ -196,6 +197,89 @@ def test_held_out_is_touched_by_no_stage_nor_are_its_copies(
     # A larger part holds out the same and more.
     more = world.plan(msgspec.structs.replace(spec, held_out={"a": "50 samples"}), fragments)
     assert held < {r["content"].bytes for r in more.rows("held_out")}
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    contents=st.fixed_dictionaries({name: st.lists(st.integers(0, 40), min_size=3, max_size=60) for name in "ab"}),
+    amount=st.sampled_from(["1 samples", "3 samples", "35%", "60%"]),
+    exact=st.booleans(),
+    where=st.sampled_from([None, "q < 5"]),
+    grouped=st.booleans(),
+    pieces=st.integers(1, 4),
+    threads=st.integers(1, 3),
+)
+def test_what_a_spec_trains_on_and_what_another_takes_of_its_held_out_are_all_there_is(
+    tmp_path_factory: Any,
+    make_spec: Any,
+    make_stage: Any,
+    row: Any,
+    contents: dict[str, list[int]],
+    amount: str,
+    exact: bool,
+    where: str | None,
+    grouped: bool,
+    pieces: int,
+    threads: int,
+) -> None:
+    """Of every source, whatever its duplicates within it and in others, and however it lies in files."""
+    rows = {name: [row(content=i, columns={"q": i % 9}) for i in own] for name, own in contents.items()}
+    sources = {name: {"where": where} for name in rows}
+
+    def placed(spec: Any, cut: int, threads: int) -> tuple[set[Any], set[Any], Counter[Any]]:
+        world = World(tmp_path_factory.mktemp("world"))
+        fragments = [world.fragment(name, own[i::cut], f"{i}") for name, own in rows.items() for i in range(cut)]
+        plan = world.plan(spec, fragments, threads=threads)
+        found = plan.rows("placements")
+        ids = {(r["source"], r["id"].bytes) for r in found}
+        assert len(ids) == len(found)
+        return ids, {r["content"].bytes for r in found}, Counter(r["rule"] for r in plan.rows("drops"))
+
+    def mixed(**entry: Any) -> list[Any]:
+        names = ["both"] if grouped else list(rows)
+        return [make_stage({name: MixEntry(**entry) for name in names}, unit="samples")]
+
+    common: dict[str, Any] = {"dedup": Dedup(exact=exact), "groups": {"both": ["a", "b"]} if grouped else {}}
+    everything = make_spec(sources, mixed(), **common)
+    trained = make_spec(sources, mixed(), held_out=dict.fromkeys(rows, amount), **common)
+    evaluated = make_spec(sources, mixed(held_out=True), held_out=dict.fromkeys(rows, amount), **common)
+    try:
+        whole, _, _ = placed(everything, 1, 1)
+        train, train_contents, _ = placed(trained, 1, 1)
+        held, held_contents, dropped = placed(evaluated, pieces, threads)
+    except PlanError as error:  # nothing is left of a source, on one side or the other
+        assert re.search("every sample of source|nothing is held out|keeps no sample", str(error))
+        return
+    assert not train & held and not train_contents & held_contents
+    assert train | held == whole
+    assert dropped["not_held_out"] == len(train) and dropped["held_out"] == 0
+
+
+def test_what_a_stage_takes_of_what_is_held_out_and_what_it_leaves(
+    world: Any, row: Any, make_spec: Any, make_stage: Any, three: list[Any]
+) -> None:
+    """Its own rules hold there too, and sources that it does not mix are nothing to warn of."""
+    rows = [row(content=("d", i), tokens=10 + 90 * (i % 2), columns={"q": i}) for i in range(100)]
+    fragments = [*three, world.fragment("d", rows)]
+    sources: dict[str, Any] = {"a": {}, "b": {}, "c": {}, "d": {"too_long": "drop"}}
+    stage = make_stage({"d": MixEntry(held_out=True, where="q < 80"), "a": MixEntry()})
+    plan = world.plan(make_spec(sources, [stage], held_out={"d": "60%", "b": "1%"}), fragments)
+    assert not [warning for warning in plan.summary.warnings if "in no stage's mix" in warning]
+    found = Counter((r["source"], r["rule"]) for r in plan.rows("drops"))
+    held = {r["row"] for r in plan.rows("held_out") if r["source"] == "d"}
+    assert len(plan.ids(0, "a")) == 400
+    assert len(plan.ids(0, "d")) == len([n for n in held if n < 80 and n % 2 == 0])
+    assert found["d", "not_held_out"] == 40
+    assert found["d", "stage_where"] == len([n for n in held if n >= 80])
+    assert found["d", "too_long"] == len([n for n in held if n < 80 and n % 2])
+    assert found["b", "unused_source"] == 396 and found["b", "held_out"] == 4
+
+
+def test_what_is_held_out_may_be_nothing(world: Any, make_spec: Any, make_stage: Any, three: list[Any]) -> None:
+    stage = make_stage({"a": MixEntry(held_out=True)})
+    with pytest.raises(PlanError, match="nothing is held out of source `a`") as caught:
+        world.plan(make_spec({"a": {}}, [stage], held_out={"a": "0.1%"}), three[:1])
+    assert "`0.1%` of 400 samples come to none" in str(caught.value) and "hold more out" in str(caught.value)
 
 
 def test_stages_do_not_repeat_each_other_unless_asked(

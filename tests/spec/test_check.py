@@ -219,6 +219,19 @@ ERRORS: dict[str, tuple[str, str, str, str]] = {
         "leave the source out",
     ),
     "hold out a number": ("seed: 7", "seed: 7\nheld_out: {pages: «500»}", "must be text", "`500 samples`"),
+    "take what is not held out": (
+        SFT,
+        "    mix: {chat: {held_out: «true»}, prose: {}}\n",
+        "nothing is held out of `chat`",
+        "write `held_out: {chat: 1%}` in the spec that is trained from",
+    ),
+    "train on what is held out": (
+        "stages:",
+        "held_out: {pages: 1%}\nstages:\n  - name: look\n    budget: 1 epoch\n    mix: {pages: {held_out: «true»}}\n"
+        "    sequence_length: 4096\n    train: {lr: {projector: 1e-3}, batch: 8}",
+        "takes what is held out of `pages`, and stage `align` takes the rest",
+        "`- null`",
+    ),
     "no build to go on from": (
         "seed: 7",
         "seed: 7\ncontinue_from: {build: «''», stage: a, step: 1}",

@@ -99,6 +99,8 @@ def test_a_spec_that_extends_may_leave_out_and_remove_but_not_invent() -> None:
         == []
     )
     assert of("extends: a.yaml\nsources: {a: null}\ndedup: null\n") == []
+    assert of("extends: a.yaml\nstages: [null, {name: x}]\n") == []
+    assert of("extends: a.yaml\nstages: [{name: x}, null]\n")
     assert of("extends: a.yaml\nsede: 1\n")
     assert of("extends: a.yaml\nstages: [{budget: 1 epoch}]\n")  # lists merge by name
     assert of("extends: a.yaml\nstages: [{name: x, batch: 1}]\n")

@@ -364,6 +364,15 @@ stages:
     assert loaded.locate("stages.sft.train.lr.projector").startswith(f"{tmp_path}/base.yaml:21:")
 
 
+def test_null_as_a_lists_first_item_leaves_the_bases_items_out(tmp_path: Path) -> None:
+    item = "{name: look, budget: 1 epoch, mix: [pages], sequence_length: 64, train: {lr: {projector: 1e-3}, batch: 1}}"
+    write(tmp_path, base_yaml=GOOD, spec_yaml=f"extends: base.yaml\nstages:\n  - null\n  - {item}\n")
+    assert [stage.name for stage in load(tmp_path / "spec.yaml").spec.stages] == ["look"]
+    write(tmp_path, spec_yaml=f"extends: base.yaml\nstages:\n  - {item}\n  - null\n")
+    with pytest.raises(InvalidSpecError, match=r"`stages\[1\]` has no value"):
+        load(tmp_path / "spec.yaml")
+
+
 def test_extends_in_a_chain(tmp_path: Path) -> None:
     write(
         tmp_path,

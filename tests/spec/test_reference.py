@@ -30,7 +30,7 @@ SURFACE = {
     " number_images decode_images template prompt where too_long evidence",
     "Stage": "name budget mix sequence_length train unit mix_end mix_schedule temperature reuse max_tiles order"
     " on_exhausted evidence",
-    "MixEntry": "weight where max_epochs quantile balance",
+    "MixEntry": "weight where max_epochs quantile balance held_out",
     "Quantile": "by at_least below",
     "Balance": "by temperature",
     "Order": "by direction window steps",
