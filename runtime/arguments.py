@@ -46,6 +46,8 @@ class Arguments:
     tensorboard: bool = False
     evaluate: Place | Literal[False] | None = None
     """False: no longer."""
+    questions: Path | Literal[False] | None = None
+    """What `mixc train` has prepared. False: no longer."""
     evaluate_every: int | None = None
 
 
@@ -158,6 +160,20 @@ def parser() -> argparse.ArgumentParser:
         help="play another build, forward only, before and after each stage: RUN/evaluations.jsonl",
     )
     add("--no-eval", action="store_const", const=False, dest="evaluate", help="go on without the --eval of before")
+    add(
+        "--eval-questions",
+        type=Path,
+        dest="questions",
+        metavar="FILE",
+        help="in place of the launcher's flag of that name: the file that it has prepared, in RUN/questions",
+    )
+    add(
+        "--no-eval-questions",
+        action="store_const",
+        const=False,
+        dest="questions",
+        help="go on without the --eval-questions of before",
+    )
     add("--eval-every", type=_at_least(1), dest="evaluate_every", metavar="N", help="and after every N steps of it")
     return made
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
 from runtime.errors import ArgumentError
 from runtime.metrics import Line
 
@@ -82,4 +84,6 @@ def scalars(line: Line) -> dict[str, float]:
     for name in _BY_NAME:
         found |= {f"{name}/{which}": value for which, value in getattr(line, name).items()}
     found |= {f"flops/{part}": getattr(line.flops, part) for part in line.flops.__struct_fields__}
+    if line.exact is not UNSET:
+        found["exact"] = line.exact
     return {tag: value for tag, value in found.items() if value is not None}

@@ -124,6 +124,11 @@ class Engine:
         output: Output = self._deepspeed(batch)
         return output
 
+    def run(self, piece: object) -> torch.Tensor:
+        """What the model makes of something else than a batch. As with every forward, in all processes, and in all of one kind."""
+        made: torch.Tensor = self._deepspeed(piece)
+        return made
+
     def backward(self, output: Output, *, denominator: float, tokens: int = 0, spoilt: bool = False) -> None:
         """Add a micro-step's part to the gradient of the step, which is that of its losses over `denominator` and, for a mixture
         of experts, of the routers' over the step's `tokens`. Once for each of its micro-steps; `spoilt` makes the step one that

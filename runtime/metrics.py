@@ -22,7 +22,7 @@ from runtime.errors import TrainError
 from runtime.flops import Flops
 from runtime.loader import Micro
 from runtime.processes import Place
-from shards.atomic import sync_folder
+from shards.atomic import atomic_write
 
 NAME = "metrics.jsonl"
 
@@ -69,6 +69,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     """Steps of the stage so far, this one too, that changed nothing: spikes, and those whose gradient was not finite."""
     spike: bool = False
     """The loss was an outlier, so the step was left out."""
+    exact: int | msgspec.UnsetType = msgspec.UNSET
+    """Of the questions that the weights were asked after the step, how many were answered exactly. Absent where none was asked."""
 
 
 class Tally:
@@ -222,13 +224,17 @@ def cut(out: Path, done: Sequence[str], stage: str | None, step: int) -> None:
             where=str(path),
             mend="put back the file that the run wrote, or move it away to go on without its past",
         )
-    partial = path.with_name(f".{NAME}.partial")
-    with partial.open("wb") as file:
-        file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_folder(out)
+    with atomic_write(path) as file:
+        file.write(b"".join(kept))
+
+
+def complete(out: Path, exact: int) -> None:
+    """Give the last line, which was written before the questions were asked, the number of exact answers. Not while the file is
+    open for appending."""
+    *before, last = (out / NAME).read_bytes().splitlines(keepends=True)
+    with atomic_write(out / NAME) as file:
+        file.write(b"".join(before))
+        file.write(msgspec.json.encode(msgspec.json.decode(last) | {"exact": exact}) + b"\n")
 
 
 def show(console: Console, line: Line, steps: int) -> None:

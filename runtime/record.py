@@ -50,7 +50,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     offload: bool = False
     """Whether the optimizer's state is on the CPU. A matter of memory, which a resumed run can change."""
     evaluate: str | None = None
-    """Folder or URL of the build that the weights are evaluated on. This and the next change nothing in training."""
+    """Folder or URL of the build that the weights are evaluated on. This and the next two change nothing in training."""
+    questions: str | None = None
+    """Name of the file in RUN/questions with what the weights are asked."""
     evaluate_every: int | None = None
 
     @property
@@ -153,7 +155,7 @@ def _new(arguments: Arguments, manifest: Manifest, *, world: int, threads: int, 
         init_language=_absolute(arguments.init_language),
         continues=_absolute(arguments.continue_from),
         offload=bool(arguments.offload),
-        **_evaluation(arguments, None, None),
+        **_evaluation(arguments, None, None, None),
     )
 
 
@@ -207,18 +209,26 @@ def _continued(found: Record, arguments: Arguments, manifest: Manifest, path: Pa
         stages=together,
         micro_batch=arguments.micro_batch or found.micro_batch,
         offload=found.offload if arguments.offload is None else arguments.offload,
-        **_evaluation(arguments, found.evaluate, found.evaluate_every),
+        **_evaluation(arguments, found.evaluate, found.questions, found.evaluate_every),
     )
 
 
-def _evaluation(arguments: Arguments, evaluate: str | None, every: int | None) -> dict[str, Any]:
-    """What is evaluated on, and how often: as given, else as before."""
+def _evaluation(arguments: Arguments, evaluate: str | None, questions: str | None, every: int | None) -> dict[str, Any]:
+    """What is evaluated on, what is asked, and how often: as given, else as before."""
     given = arguments.evaluate
     if given is not None:
         evaluate = str(given.resolve()) if isinstance(given, Path) else given.url if given else None
-    if evaluate is None and arguments.evaluate_every is not None:
-        raise ArgumentError("there is no build to evaluate on", where="--eval-every", mend="--eval EVAL_BUILD")
-    return {"evaluate": evaluate, "evaluate_every": (arguments.evaluate_every or every) if evaluate else None}
+    if arguments.questions is not None:
+        questions = arguments.questions.name if arguments.questions else None
+    evaluates = evaluate is not None or questions is not None
+    if not evaluates and arguments.evaluate_every is not None:
+        raise ArgumentError(
+            "there is no build to evaluate on, and there are no questions",
+            where="--eval-every",
+            mend="--eval EVAL_BUILD, --eval-questions FILE",
+        )
+    every = (arguments.evaluate_every or every) if evaluates else None
+    return {"evaluate": evaluate, "questions": questions, "evaluate_every": every}
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from rich.console import Console
 
-from runtime import board, checkpoint, continued, evaluate, initial, metrics, processes, record, weights
+from runtime import answers, board, checkpoint, continued, evaluate, initial, metrics, processes, record, weights
 from runtime.arguments import Arguments
 from runtime.engine import Engine
 from runtime.errors import ArgumentError, CheckpointError, DivergedError, StoppedError
@@ -32,6 +32,7 @@ from runtime.processes import Place
 from runtime.search import Act, SearchState, advance
 from runtime.spikes import remember
 from runtime.step import Stepper
+from shards import questions
 from shards.build import Build
 from shards.manifest import StageEntry
 from shards.store import place as build_place
@@ -48,6 +49,7 @@ SEARCH = "search"
 """Folder of what a search for a learning rate may go back to."""
 
 _RESERVED = {checkpoint.FOLDER, record.NAME, metrics.NAME, evaluate.NAME, board.FOLDER, AVERAGES, SEARCH}
+_RESERVED |= {answers.FOLDER, questions.FOLDER}
 
 
 class Run:
@@ -67,6 +69,7 @@ class Run:
         self.stopped = ""
         """What to say of it, once all processes have stopped at one step."""
         self.evaluator: evaluate.Evaluator | None = None
+        self.asker: answers.Asker | None = None
 
     def done(self, entry: StageEntry) -> bool:
         """Whether the stage's weights are saved. Raises CheckpointError if something else stands there."""
@@ -99,7 +102,9 @@ class Run:
         if self.place.first:
             metrics.cut(self.out, finished, left[0].name if left else None, step)
             evaluate.cut(self.out, finished, left[0].name if left else None, step)
+            answers.cut(self.out, finished, left[0].name if left else None, step)
         self.evaluator = self._evaluator() if left else None
+        self.asker = self._asker() if left else None
         if not left:
             self.console.print(f"{self.out}: all stages are trained", markup=False, highlight=False, soft_wrap=True)
         before = sum(entry.steps for entry in self.stages if entry.name in finished)
@@ -129,6 +134,20 @@ class Run:
             every=settled.evaluate_every,
             micro_batch=settled.micro_batch,
             workers=self.arguments.workers,
+            console=self.console,
+            stopping=lambda: self.stop is not None,
+        )
+
+    def _asker(self) -> answers.Asker | None:
+        settled = self.settled
+        if settled.questions is None:
+            return None
+        return answers.Asker(
+            answers.find(self.out, settled.questions),
+            self.out,
+            self.place,
+            self.device,
+            every=settled.evaluate_every,
             console=self.console,
             stopping=lambda: self.stop is not None,
         )
@@ -223,7 +242,7 @@ class Run:
         )
         try:
             state = self._steps(engine, entry, division, state, last)
-            if state.step < entry.steps:
+            if state.step < entry.steps or (self.stopped and self.asker):
                 return False
             about = {
                 "model": manifest.geometry.name,
@@ -267,6 +286,7 @@ class Run:
             ),
             ("a model that knows nothing", f"loss ln {geometry.vocab_size} = {math.log(geometry.vocab_size):.2f}"),
             *([("evaluated on", self.evaluator.described)] if self.evaluator else []),
+            *([("asked", self.asker.described)] if self.asker else []),
             *([("peak of a device", f"{self.peak / 1e12:g} TFLOP/s")] if self.peak else []),
             ("ready in", f"{seconds:.1f} s"),
         ]
@@ -294,6 +314,15 @@ class Run:
             workers=self.arguments.workers,
             device=self.device,
         )
+        if self.asker:
+            exact = self.asker.at(engine, entry, state.step)
+            if exact is not None and state.step and self.place.first:
+                metrics.complete(self.out, exact)  # its line was written when the run stopped, or asked nothing yet
+            if self.asker.stopped:
+                if not state.step:  # else it is what the run goes on from
+                    self._save(engine, state)
+                self.stopped = f"stopped before step {state.step} of stage {entry.name!r}, which is saved"
+                return state
         log = metrics.Log(self.out) if self.place.first else None
         shown = None
         if self.place.first and self.arguments.tensorboard:
@@ -314,33 +343,33 @@ class Run:
                 if entry.train.spikes:
                     losses = remember(_number(line.loss), state.losses, entry.train.spikes)
                     state = msgspec.structs.replace(state, losses=losses)
+                diverged = state.skipped_in_a_row >= SKIPS
+                if not diverged:
+                    state = self._search(engine, entry, state, _number(line.loss))
+                    if self.asker and not stop:
+                        exact = self.asker.at(engine, entry, state.step)
+                        line = line if exact is None else msgspec.structs.replace(line, exact=exact)
+                        stop = self.asker.stopped
                 if log:
                     log.write(line)
                     if shown:
                         shown.write(line)
                     if bad or stop or line.step % self.arguments.log_every == 0 or state.step == last:
                         metrics.show(self.console, line, entry.steps)
-                if state.skipped_in_a_row >= SKIPS:
+                if diverged:
                     raise DivergedError(
                         f"loss or gradient not finite for {SKIPS} steps in a row",
                         where=f"stage {entry.name!r}, step {line.step}",
                         why=f"the last checkpoint is of step {saved}" if saved else "there is no checkpoint yet",
                         mend="lower the learning rates, or look at the packs of these steps: metrics.jsonl names them",
                     )
-                state = self._search(engine, entry, state, _number(line.loss))
-                ends = state.step == entry.steps  # where the weights are saved instead
+                # where the weights are saved instead, unless the stage is still to be asked its questions
+                ends = state.step == entry.steps and not (stop and self.asker)
                 due = state.step % self.arguments.save_every == 0 or state.step == last or stop
                 if due and not ends:
                     if log:
                         log.sync()
-                    checkpoint.save(
-                        engine,
-                        self.out,
-                        state,
-                        keep=self.arguments.keep,
-                        stages=self.settled.stages,
-                        place=self.place,
-                    )
+                    self._save(engine, state)
                     saved = state.step
                 if stop:
                     self.stopped = f"stopped after step {line.step} of stage {entry.name!r}, which is saved"
@@ -354,6 +383,10 @@ class Run:
             if shown:
                 shown.close()
         return state
+
+    def _save(self, engine: Engine, state: checkpoint.State) -> None:
+        keep, stages = self.arguments.keep, self.settled.stages
+        checkpoint.save(engine, self.out, state, keep=keep, stages=stages, place=self.place)
 
     def _search(self, engine: Engine, entry: StageEntry, state: checkpoint.State, loss: float) -> checkpoint.State:
         """Let the search for a learning rate, if there is one, see the loss of the step that was made, and do as it says."""
@@ -402,7 +435,7 @@ def _peak(arguments: Arguments, precision: str, device: torch.device) -> float |
     return peak_flops(torch.cuda.get_device_name(device))
 
 
-def _check(build: Build, settled: record.Record, place: Place) -> None:
+def _check(build: Build, settled: record.Record, place: Place, out: Path) -> None:
     """What can be known to be wrong before a model is built."""
     for entry in build.manifest.stages:
         if entry.name not in settled.stages:
@@ -423,6 +456,8 @@ def _check(build: Build, settled: record.Record, place: Place) -> None:
     initial.check(settled.initial)
     if settled.evaluate is not None:
         evaluate.check(build_place(settled.evaluate), build.manifest)
+    if settled.questions is not None:
+        answers.check(answers.find(out, settled.questions), build.manifest)
 
 
 def train(arguments: Arguments, build: Build) -> None:
@@ -453,7 +488,7 @@ def _settle(arguments: Arguments, build: Build, place: Place, device: torch.devi
         threads=processes.threads(place),
         precision="bf16" if device.type == "cuda" else "fp32",
     )
-    _check(build, settled, place)
+    _check(build, settled, place, out)
     if arguments.tensorboard:
         board.check()
     checkpoint.sweep(out)

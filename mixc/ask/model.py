@@ -13,7 +13,7 @@ from mixc.errors import BuildError, SpecError
 from mixc.measure.family import FAMILIES, IMAGE_CONTEXT, IMAGE_END, IMAGE_START, PAD
 from mixc.measure.template import TEMPLATES, Template, template_named
 from mixc.measure.tokenizer import Tokenizer, load_tokenizer
-from shards.manifest import Geometry
+from shards.manifest import Geometry, Manifest
 
 CONFIG = "config.json"
 RUN = "run.json"
@@ -133,9 +133,32 @@ def _last_stage(folder: Path, run: _Run) -> Path:
     return trained[-1]
 
 
+def of_build(manifest: Manifest, where: str, *, cache: Path) -> Model:
+    """A model as it is trained from a build, which has no weights yet: `folder` is none. `where` names the build. Raises SpecError
+    when the tokenizer is not on this machine."""
+    parts = _Parts(tokenizer=manifest.tokenizer, template=manifest.template)
+    mend = "compile the build's spec on this machine, which keeps the tokenizer in the cache"
+    return _made(Path(), where, manifest.geometry, parts, None, None, cache, mend)
+
+
 def _trained(folder: Path, geometry: Geometry, tokenizer: str | None, template: str | None, cache: Path) -> Model:
     run = _run(folder.resolve().parent)
     parts = _Parts() if run is None else run.parts
+    mend = "give the one that the spec named: --tokenizer"
+    return _made(folder, str(folder), geometry, parts, tokenizer, template, cache, mend)
+
+
+def _made(
+    folder: Path,
+    where: str,
+    geometry: Geometry,
+    parts: _Parts,
+    tokenizer: str | None,
+    template: str | None,
+    cache: Path,
+    mend: str,
+) -> Model:
+    """What is trained, or was, with these parts. `mend`: what to do where its tokenizer cannot be found."""
     family = FAMILIES.get(geometry.name)
     kept = cache / "tokenizers" / parts.tokenizer if parts.tokenizer else None
     if tokenizer is not None:
@@ -145,31 +168,29 @@ def _trained(folder: Path, geometry: Geometry, tokenizer: str | None, template: 
     elif family is not None:
         name = family.tokenizer
     else:
-        raise BuildError(
-            f"which tokenizer {geometry.name} has is not known", where=str(folder), mend="say it: --tokenizer"
-        )
+        raise BuildError(f"which tokenizer {geometry.name} has is not known", where=where, mend=mend)
     found = load_tokenizer(name, base=Path.cwd(), cache=cache)
     if parts.tokenizer and parts.tokenizer != found.digest:
         raise SpecError(
-            f"the run was trained with another tokenizer than {name!r}",
-            where=str(folder),
+            f"it is trained with another tokenizer than {name!r}",
+            where=where,
             why=f"its digest is {parts.tokenizer[:16]}, this one's is {found.digest[:16]}",
-            mend="give the one that the spec named: --tokenizer",
+            mend=mend,
         )
     ids = (geometry.image_start_id, geometry.image_end_id, geometry.image_context_id)
     if ids != tuple(found.special(each) for each in (IMAGE_START, IMAGE_END, IMAGE_CONTEXT)):
         raise SpecError(
-            f"the model was trained with another tokenizer than {name!r}",
-            where=str(folder),
+            f"it is trained with another tokenizer than {name!r}",
+            where=where,
             why=f"its images stand at tokens {', '.join(map(str, ids))}, which this one has other texts for",
-            mend="give the one that the spec named: --tokenizer",
+            mend=mend,
         )
     if template is None and parts.template:
         chosen = next((each for each in TEMPLATES.values() if each.digest == parts.template), None)
         if chosen is None:
             raise SpecError(
-                "the run was trained with a chat template that is not known here",
-                where=str(folder),
+                "it is trained with a chat template that is not known here",
+                where=where,
                 why=f"its digest is {parts.template[:16]}",
                 mend=f"say which comes close: --template with one of {', '.join(TEMPLATES)}",
             )

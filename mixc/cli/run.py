@@ -8,9 +8,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from mixc.launch.flags import Launch
 
 
 def train(context: typer.Context) -> None:
@@ -23,6 +26,8 @@ def train(context: typer.Context) -> None:
         print(parser().format_help() + "\nThe trainer's own help:\n", flush=True)
         _become(commands.trainer(["--help"]))
     launch, arguments = take(arguments)
+    if launch.eval_questions is not None:
+        arguments = _with_questions(launch, launch.eval_questions, arguments)
     if launch.launcher == SLURM:
         if launch.dry_run:
             print(slurm.script(launch, arguments), end="")
@@ -37,6 +42,29 @@ def train(context: typer.Context) -> None:
         print(shlex.join(program))
         return
     _become(program)
+
+
+def _with_questions(launch: Launch, path: str, arguments: list[str]) -> list[str]:
+    """The trainer's arguments, with the questions that were made ready for it, which are written into the run's folder."""
+    from mixc.ask.model import of_build
+    from mixc.ask.prepare import MAX_NEW_TOKENS, prepare
+    from mixc.errors import MixcError
+    from mixc.launch.slurm import out
+    from shards.build import Build
+    from shards.cache_folder import cache_folder
+    from shards.questions import FOLDER, write
+    from shards.store import place
+
+    run = out(arguments)
+    if arguments[0].startswith("-"):
+        raise MixcError(
+            "with --eval-questions the build comes first",
+            where="mixc train",
+            mend="mixc train BUILD --out RUN --eval-questions FILE ...",
+        )
+    model = of_build(Build.open(place(arguments[0])).manifest, arguments[0], cache=cache_folder())
+    asked = prepare(Path(path), model, max_new_tokens=launch.eval_max_tokens or MAX_NEW_TOKENS)
+    return [*arguments, "--eval-questions", str(write(run / FOLDER, asked))]
 
 
 def export(

@@ -1,4 +1,5 @@
-"""The launcher's own flags of `mixc train`, taken from among the trainer's."""
+"""The launcher's own flags of `mixc train`, taken from among the trainer's: how the processes start, and what has to be made ready
+before they do."""
 
 from __future__ import annotations
 
@@ -34,6 +35,8 @@ class Launch:
     gpus_per_node: int | None
     grace: int
     sbatch: tuple[str, ...]
+    eval_questions: str | None
+    eval_max_tokens: int | None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,6 +81,8 @@ _DEFAULTS = {
     "cpus_per_task": 4,
     "grace": 300,
     "sbatch": [],
+    "eval_questions": None,
+    "eval_max_tokens": None,
 }
 
 
@@ -109,6 +114,14 @@ def parser() -> argparse.ArgumentParser:
     add("--gpus-per-node", type=_whole(0), metavar="N", help="slurm: 0 asks for none (nproc; 0 if DS_ACCELERATOR=cpu)")
     add("--grace", type=_whole(0), metavar="S", help="slurm: seconds before the time limit to stop and save (300)")
     add("--sbatch", type=_line, action="append", metavar="OPTION", help="slurm: a further option, as --sbatch=--mem=0")
+    add = made.add_argument_group("questions, made ready before the start").add_argument
+    add(
+        "--eval-questions",
+        type=_line,
+        metavar="FILE",
+        help="to ask when --eval would evaluate, as `mixc chat --batch` reads",
+    )
+    add("--eval-max-tokens", type=_whole(1), metavar="N", help="length of an answer at most (128)")
     return made
 
 
@@ -127,6 +140,12 @@ def take(arguments: list[str]) -> tuple[Launch, list[str]]:
                 mend=f"leave it out, or say --launcher {' or '.join(launchers)}"
                 + ("; the hostfile says how many processes a machine has" if name == "nproc" else ""),
             )
+    if "eval_max_tokens" in found and "eval_questions" not in found:
+        raise MixcError(
+            "--eval-max-tokens is the length of answers, and there are no questions",
+            where="mixc train",
+            mend="--eval-questions FILE",
+        )
     if launcher == HOSTFILE and "hostfile" not in found:
         raise MixcError("--launcher hostfile needs a hostfile", where="mixc train", mend="--hostfile FILE")
     values: dict[str, Any] = {**dict.fromkeys(_GIVEN_TO), **_DEFAULTS, **found}

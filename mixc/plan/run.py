@@ -172,7 +172,10 @@ def plan(
                 layout.finish()
                 stages.append(_stage_plan(stage, rules, share, offers, layout, warnings.append))
         counts = _write_drops(
-            out, drops(samples, list(sources.values()), expressions, all_rules, furthest, winners, contaminated, before, held)
+            out,
+            drops(
+                samples, list(sources.values()), expressions, all_rules, furthest, winners, contaminated, before, held
+            ),
         )
     if spec.held_out:
         _write_held_out(out, samples, sorted(spec.sources), held_out)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import nn
+from transformers import Cache
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
 from runtime.batch import Batch
@@ -24,6 +26,22 @@ from runtime.model.projector import Projector
 from runtime.model.vision import Vision
 from runtime.model.zoo import Architecture, architecture
 from shards.manifest import Geometry, TrainSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Prompts padded on the left, or the tokens that follow what `cache` holds."""
+
+    tokens_BT: torch.Tensor
+    """int64 [B, T]."""
+    seen_BL: torch.Tensor
+    """int64 [B, L], L with what is in the cache: 1, or 0 where there is padding."""
+    cache: Cache
+    """Takes up the tokens' keys and values."""
+    tiles_M: torch.Tensor | None = None
+    """uint8 [M, 3, side, side], of prompts; M may be 0."""
+    image_positions: torch.Tensor | None = None
+    """int64 [M*P]: where the tiles' rows go in the prompts laid end to end, in order."""
 
 
 class SailVL(nn.Module):
@@ -62,8 +80,11 @@ class SailVL(nn.Module):
                 settings = {"use_reentrant": False, "preserve_rng_state": False}
                 part.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
 
-    def forward(self, batch: Batch) -> Output:
-        """The weighted loss of a micro-batch and each target's cross-entropy; see `Output`."""
+    def forward(self, batch: Batch | Piece) -> Output | torch.Tensor:
+        """Of a micro-batch the weighted loss and each target's cross-entropy, see `Output`; of a piece the logits of the tokens that
+        come next, [B, V]."""
+        if isinstance(batch, Piece):
+            return self._next(batch)
         embeds_TD = self.language.get_input_embeddings()(batch.tokens_T)
         embeds_TD = self._place_images(embeds_TD, batch)
         with self.balance.listening() if self.balance else nullcontext():
@@ -88,12 +109,32 @@ class SailVL(nn.Module):
         ).last_hidden_state
         return hidden_1TD[0]
 
-    def _place_images(self, embeds_TD: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def _next(self, piece: Piece) -> torch.Tensor:
+        embeds_BTD = self.language.get_input_embeddings()(piece.tokens_BT)
+        if piece.tiles_M is not None:
+            embeds_BTD = self._place_images(embeds_BTD.flatten(0, 1), piece).view_as(embeds_BTD)
+        positions_BL = (piece.seen_BL.cumsum(1) - 1).clamp(min=0)
+        positions_BT = positions_BL[:, -piece.tokens_BT.shape[1] :]
+        hidden_BTD = self.language.model(
+            *(
+                None,
+                piece.seen_BL,
+                positions_BT,
+                piece.cache,
+            ),  # by place: transformers gave the last another name in 5.x
+            inputs_embeds=embeds_BTD,
+            use_cache=True,
+        ).last_hidden_state
+        logits_BV: torch.Tensor = self.language.lm_head(hidden_BTD[:, -1])
+        return logits_BV
+
+    def _place_images(self, embeds_TD: torch.Tensor, batch: Batch | Piece) -> torch.Tensor:
         """Overwrite the image positions with the tiles' rows.
 
         A micro-batch without tiles still sends one black tile through, and adds its first row times zero: so
         both have gradients (of zero), and under ZeRO every rank launches the same collectives.
         """
+        assert batch.tiles_M is not None and batch.image_positions is not None
         if len(batch.tiles_M):
             rows_RD = self.encode(batch.tiles_M, embeds_TD.dtype).flatten(0, 1)
             return embeds_TD.index_copy(0, batch.image_positions, rows_RD)

@@ -41,6 +41,8 @@ def test_the_launcher_takes_only_its_own_flags(arguments: list[str], processes: 
         (["--launcher", "hostfile", "--hostfile", "h", "--nproc", "2"], "--nproc is not for the launcher hostfile"),
         (["--hostfile", "h"], "--hostfile is not for the launcher local"),
         (["--launcher", "torchrun", "--qos", "q"], "--qos is not for the launcher torchrun"),
+        (["--eval-max-tokens", "8"], "--eval-max-tokens is the length of answers, and there are no questions"),
+        (["--eval-questions", "q", "--eval-max-tokens", "0"], "from 1 on, got '0'"),
         (["--launcher", "slurm", "--time", "1\n#SBATCH --uid=0"], "one line of text"),
     ],
 )

@@ -48,6 +48,8 @@ def test_all_flags():
             "--tensorboard",
             "--eval",
             "E",
+            "--eval-questions",
+            "R/questions/Q",
             "--eval-every",
             "7",
         ]
@@ -70,6 +72,7 @@ def test_all_flags():
         peak_tflops=61.5,
         tensorboard=True,
         evaluate=Path("E"),
+        questions=Path("R/questions/Q"),
         evaluate_every=7,
     )
 
@@ -102,6 +105,8 @@ def test_no_flag_is_added_without_thought():
         "--tensorboard",
         "--eval",
         "--no-eval",
+        "--eval-questions",
+        "--no-eval-questions",
         "--eval-every",
     }
 
