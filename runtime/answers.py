@@ -157,9 +157,8 @@ class Asker:
         ]
         if self._place.first:
             write(self._out, lines)
-        referenced = [line.exact for line in lines if line.exact is not None]
-        exact = sum(referenced) if referenced else None
-        told = f"  exact {exact} of {len(referenced)}" if referenced else ""
+        count = _exact(lines)
+        told = "" if count is None else f"  exact {count} of {sum(line.exact is not None for line in lines)}"
         self._console.print(
             f"answers  {entry.name} {step}/{entry.steps}{told}  {sum(line.tokens for line in lines):,} tok  "
             f"{time.monotonic() - begun:.2f} s",
@@ -167,7 +166,7 @@ class Asker:
             highlight=False,
             soft_wrap=True,
         )
-        return exact
+        return count
 
     def _line(self, stage: str, step: int, question: Question, made: list[int]) -> Answer:
         """`made`: the answer's tokens, and after them the one that ended it, if any did."""
@@ -243,6 +242,18 @@ def write(out: Path, lines: Sequence[Answer]) -> None:
     with atomic_write(out / FOLDER / name(lines[0].stage, lines[0].step)) as file:
         for line in lines:
             file.write(msgspec.json.encode(line) + b"\n")
+
+
+def exact(out: Path, stage: str, step: int) -> int | None:
+    """How many answers in the file of these weights are exact; None without one, or where no question has a reference."""
+    path = out / FOLDER / name(stage, step)
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return _exact([msgspec.json.decode(line, type=Answer) for line in lines])
+
+
+def _exact(lines: Sequence[Answer]) -> int | None:
+    found = [line.exact for line in lines if line.exact is not None]
+    return sum(found) if found else None
 
 
 def cut(out: Path, done: Sequence[str], stage: str | None, step: int) -> None:

@@ -228,10 +228,12 @@ def cut(out: Path, done: Sequence[str], stage: str | None, step: int) -> None:
         file.write(b"".join(kept))
 
 
-def complete(out: Path, exact: int) -> None:
-    """Give the last line, which was written before the questions were asked, the number of exact answers. Not while the file is
-    open for appending."""
+def complete(out: Path, exact: int | None) -> None:
+    """Give the last line, which was written before the questions were asked, the number of exact answers, if it has none. Not while
+    the file is open for appending."""
     *before, last = (out / NAME).read_bytes().splitlines(keepends=True)
+    if exact is None or "exact" in msgspec.json.decode(last):
+        return
     with atomic_write(out / NAME) as file:
         file.write(b"".join(before))
         file.write(msgspec.json.encode(msgspec.json.decode(last) | {"exact": exact}) + b"\n")

@@ -315,9 +315,10 @@ class Run:
             device=self.device,
         )
         if self.asker:
-            exact = self.asker.at(engine, entry, state.step)
-            if exact is not None and state.step and self.place.first:
-                metrics.complete(self.out, exact)  # its line was written when the run stopped, or asked nothing yet
+            self.asker.at(engine, entry, state.step)
+            if self.place.first and state.step:
+                # the step's line may be of a run that was stopped before it had answers, or asked nothing yet
+                metrics.complete(self.out, answers.exact(self.out, entry.name, state.step))
             if self.asker.stopped:
                 if not state.step:  # else it is what the run goes on from
                     self._save(engine, state)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 
-from runtime import answers, generate
+from runtime import answers, generate, metrics
 from runtime.answers import Answer, name
 from shards import questions
 from shards.manifest import Geometry, read_manifest, with_root, write_manifest
@@ -141,6 +141,20 @@ def test_after_a_kill_what_the_checkpoint_does_not_vouch_for_is_removed(tmp_path
     assert sorted(path.name for path in (tmp_path / answers.FOLDER).iterdir()) == kept
     answers.cut(tmp_path, ["a"], None, 0)
     assert sorted(path.name for path in (tmp_path / answers.FOLDER).iterdir()) == [*kept[:2], kept[-1]]
+
+
+def test_the_step_that_a_resume_goes_on_from_gets_its_count_once(tmp_path: Path) -> None:
+    """Also when the run was killed between the file of answers and the line."""
+    lines_ = [
+        Answer(stage="a", step=2, id=n, question="", answer="", end="stop", tokens=0, reference="", exact=n > 1)
+        for n in range(4)
+    ]
+    answers.write(tmp_path, lines_)
+    assert (answers.exact(tmp_path, "a", 2), answers.exact(tmp_path, "a", 3)) == (2, None)
+    (tmp_path / metrics.NAME).write_bytes(b'{"stage":"a","step":0,"exact":1}\n{"stage":"a","step":1}\n')
+    for count in (None, 2, 3):
+        metrics.complete(tmp_path, count)
+    assert exact(tmp_path) == [("a", 0, 1), ("a", 1, 2)]
 
 
 @pytest.mark.slow
