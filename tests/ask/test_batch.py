@@ -46,7 +46,7 @@ def test_a_line_that_is_no_question_is_told_with_its_number(tmp_path, line, says
     (tmp_path / "q.jsonl").write_bytes(b'{"question": "a"}\n\n' + line + b"\n")
     with pytest.raises(MixcError) as error:
         list(read(tmp_path / "q.jsonl"))
-    assert says in str(error.value) and error.value.where.endswith("q.jsonl:3")
+    assert says.lower() in str(error.value).lower() and error.value.where.endswith("q.jsonl:3")
 
 
 def test_no_file(tmp_path) -> None:
