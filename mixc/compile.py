@@ -34,9 +34,7 @@ from mixc.emit.lock import (
     read_lock,
     refuse,
 )
-from mixc.emit.run import emit
 from mixc.errors import BuildError, SourceError
-from mixc.executor import expect_workers
 from mixc.inputs import inputs, open_spec, scan_sources, shown
 from mixc.measure.run import ObjectRef, measure
 from mixc.measure.tokenizer import Tokenizer
@@ -122,15 +120,20 @@ def measure_spec(
     workers: int | None = 1,
     progress: Progress | None = None,
     accept: Callable[[Inputs], None] | None = None,
+    eager: bool = True,
 ) -> Measured:
     """As `front`, of a spec that was loaded. `accept` sees what is pinned of the inputs before anything is measured, and
-    raises where they are not to be built."""
+    raises where they are not to be built. `eager` starts the server of workers at once, beside the scan; without it, none
+    starts when everything has been measured before, as two sides of a diff mostly have."""
     decide_without_pandas()
     cache = use.cache
     opened = open_spec(loaded, cache)
     tokenizer = opened.tokenizer
     workers = workers or worth(loaded.spec, loaded.base)
-    expect_workers(workers, tokenizer.path, fast=tokenizer.fast)
+    if eager and workers > 1:
+        from mixc.executor import expect_workers
+
+        expect_workers(workers, tokenizer.path, fast=tokenizer.fast)
     fragments = scan_sources(loaded, cache)
     if accept:
         accept(inputs(opened, fragments, cache))
@@ -248,6 +251,8 @@ def build_measured(
 ) -> Compiled:
     """Plan and emit. `lock` is what the build must be like, `pinned` its place. Raises BuildError, before the build is
     published, where its results are others."""
+    from mixc.emit.run import emit  # Datatrove: half a second, for who writes shards
+
     with _staging(out, measured, progress) as (staging, summary):
         if (standing := _standing(out, staging)) and (lock is None or not moved_results(lock, standing)):
             return Compiled(standing, summary, measured, unchanged=True)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from mixc.cache.use import using
 from mixc.emit.lock import read_lock
-from mixc.emit.run import train_settings
+from mixc.emit.settings import train_settings
 from mixc.errors import BuildError
 from mixc.plan.tables import PlanSummary, StagePlan
 from shards.build import Build

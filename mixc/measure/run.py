@@ -8,10 +8,9 @@ from pathlib import Path
 
 from mixc.cache.folders import partial, sweep, writing
 from mixc.errors import BuildError
-from mixc.executor import run_tasks
 from mixc.measure.facts import ObjectInfo
+from mixc.measure.job import Job, write_jobs
 from mixc.measure.object import object_digest, object_path, read_info, reject_counts
-from mixc.measure.step import Job, MeasureStep, write_jobs
 from mixc.measure.template import Template
 from mixc.measure.tokenizer import Tokenizer
 from mixc.sources.fragment import Fragment
@@ -79,6 +78,13 @@ def measure(
         needed([job.digest for job in jobs])
     missing = {job.digest: job for job in jobs if read_info(object_path(cache, job.digest)) is None}
     if missing:
+        from mixc.executor import (  # Datatrove: half a second, for who has something to measure
+            expect_workers,
+            run_tasks,
+        )
+        from mixc.measure.step import MeasureStep
+
+        expect_workers(workers, tokenizer.path, fast=tokenizer.fast)
         largest_first = sorted(missing.values(), key=lambda job: (-job.fragment.bytes, job.digest))
         with writing(cache), partial(cache, "jobs") as folder:
             write_jobs(folder / "jobs", largest_first)

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from pathlib import Path
 
-import msgspec
 from datatrove.pipeline.base import PipelineStep
 
 import mixc.executor  # noqa: F401  quiets Datatrove in worker processes
 from mixc.measure.facts import ObjectInfo
 from mixc.measure.faults import changed, named
+from mixc.measure.job import Job, read_jobs
 from mixc.measure.object import object_path, read_info, write_object
 from mixc.measure.samples import measure_rows
 from mixc.measure.template import Template
 from mixc.measure.tokenizer import Tokenizer
-from mixc.sources.fragment import Fragment
 from mixc.sources.read import read
 from mixc.sources.scan import unchanged
-from mixc.spec.schema import Source
 from shards.manifest import Geometry
-
-
-class Job(msgspec.Struct, frozen=True):
-    fragment: Fragment
-    source: Source
-    digest: str
-    """Of the object to make."""
 
 
 class MeasureStep(PipelineStep):  # type: ignore[misc]
@@ -51,7 +41,7 @@ class MeasureStep(PipelineStep):  # type: ignore[misc]
         self.template = template
 
     def run(self, data: Iterable[Job] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[ObjectInfo]:
-        for job in _read_jobs(self.jobs)[rank::world_size] if data is None else data:
+        for job in read_jobs(self.jobs)[rank::world_size] if data is None else data:
             info = self._measure(job)
             self.stat_update("samples", value=info.samples, unit="fragment")
             self.stat_update("rejects", value=info.rejects, unit="fragment")
@@ -75,12 +65,3 @@ class MeasureStep(PipelineStep):  # type: ignore[misc]
             if not unchanged(job.fragment, job.source, self.cache):  # raising, nothing is kept under its digest
                 raise changed(job.fragment)
             return info
-
-
-def write_jobs(path: Path, jobs: list[Job]) -> None:
-    path.write_bytes(msgspec.msgpack.encode(jobs))
-
-
-@lru_cache(maxsize=1)
-def _read_jobs(path: Path) -> list[Job]:
-    return msgspec.msgpack.decode(path.read_bytes(), type=list[Job])

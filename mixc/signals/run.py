@@ -10,12 +10,11 @@ import msgspec
 from mixc.cache.folders import partial, sweep, writing
 from mixc.clean.benchmark_files import load_benchmark
 from mixc.errors import BuildError, SpecError
-from mixc.executor import run_tasks
 from mixc.measure.run import ObjectRef
+from mixc.signals.job import Job, Wanted, write_jobs
 from mixc.signals.names import SIGNALS
 from mixc.signals.own import load_function
 from mixc.signals.registry import INTERNAL, signal_version
-from mixc.signals.step import Job, SignalStep, Wanted, write_jobs
 from mixc.signals.store import VALUES, is_whole, read_info, signal_digest, signal_path
 from mixc.spec.schema import Signal, Spec
 
@@ -71,6 +70,9 @@ def compute_signals(
             jobs.append((-ref.fragment.bytes, job))
     if not jobs:
         return paths
+    from mixc.executor import run_tasks  # Datatrove: half a second, for who has something to compute
+    from mixc.signals.step import SignalStep
+
     for place in sorted({signal.function for _, job in jobs for signal in job.wanted.values() if signal.function}):
         load_function(place, base)  # before anything is read
     largest_first = [job for _, job in sorted(jobs, key=lambda entry: (entry[0], entry[1].object))]

@@ -9,7 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -23,37 +22,13 @@ from mixc.errors import BuildError
 from mixc.measure.faults import changed, named
 from mixc.measure.object import FACTS as FACTS_FILE
 from mixc.signals.batch import Batch, batch_of, batches
+from mixc.signals.job import Job, Wanted, read_jobs
 from mixc.signals.own import call, load_function
 from mixc.signals.registry import FACTS, arrow_type, function
 from mixc.signals.store import VALUES, FixedColumn, OwnColumn, is_whole, signal_path, write_info
-from mixc.sources.fragment import Fragment
 from mixc.sources.read import read
 from mixc.sources.sample import Reject, Sample
 from mixc.sources.scan import unchanged
-from mixc.spec.schema import Source
-
-
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """A signal as a spec asks for it."""
-
-    name: str
-    version: str
-    function: str | None = None
-    """Of the user's own."""
-    settings: dict[str, str | int | float | bool] = {}
-    benchmark: str | None = None
-    """Digest of what it compares with."""
-
-
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """An object, and what is to be computed of it, by the digest of the values."""
-
-    fragment: Fragment
-    source: Source
-    object: str
-    facts: str
-    """Folder of the object."""
-    wanted: dict[str, Wanted]
 
 
 class SignalStep(PipelineStep):  # type: ignore[misc]
@@ -67,7 +42,7 @@ class SignalStep(PipelineStep):  # type: ignore[misc]
         self.jobs, self.cache, self.base, self.benchmark = jobs, cache, base, benchmark
 
     def run(self, data: Iterable[Job] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[str]:
-        for job in _read_jobs(self.jobs)[rank::world_size] if data is None else data:
+        for job in read_jobs(self.jobs)[rank::world_size] if data is None else data:
             self._compute(job)
             yield from job.wanted
 
@@ -156,15 +131,6 @@ def _accepted(job: Job, rows: npt.NDArray[np.uint64]) -> Iterator[Sample]:
         next_row = next(wanted, None)
     if next_row is not None:
         raise changed(job.fragment)
-
-
-def write_jobs(path: Path, jobs: list[Job]) -> None:
-    path.write_bytes(msgspec.msgpack.encode(jobs))
-
-
-@lru_cache(maxsize=1)
-def _read_jobs(path: Path) -> list[Job]:
-    return msgspec.msgpack.decode(path.read_bytes(), type=list[Job])
 
 
 @lru_cache(maxsize=1)
