@@ -29,22 +29,25 @@ BuildArgument = Annotated[
 
 
 def diff(
-    a: Annotated[Path, typer.Argument(help="a build, or a spec", metavar="A", show_default=False, parser=_here)],
-    b: Annotated[Path, typer.Argument(help="a build, or a spec", metavar="B", show_default=False, parser=_here)],
+    a: Annotated[
+        str, typer.Argument(help="a spec, a build, a lock, or git:REV:PATH of one", metavar="A", show_default=False)
+    ],
+    b: Annotated[str, typer.Argument(help="likewise", metavar="B", show_default=False)],
     workers: WorkersOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Say what changed from A to B, and the first training step that differs. Exits with 1 when they differ."""
+    """Say what changed from A to B and why, and the first training step that differs. Exits with 1 when they differ."""
     from mixc.cli.console import print_json
     from mixc.diff.run import diff as compare
-    from mixc.diff.show import lines
+    from mixc.diff.show import show
 
+    for name in (a, b):
+        _here(name)
     found = compare(a, b, workers=workers)
     if json:
         print_json(found)
     else:
-        for line in lines(found):
-            print(line)
+        show(found)
     raise typer.Exit(0 if found.equal else 1)
 
 

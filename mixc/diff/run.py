@@ -3,157 +3,406 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from mixc.diff.plans import Place, Plans, SampleCounts, StageOrder
+from mixc.diff import composition, order
+from mixc.diff.causes import Evidence, judge, reading_differs
+from mixc.diff.changed import Canonical, Renames, find_renames, rename
+from mixc.diff.contents import differing_bytes, differing_records
+from mixc.diff.difference import (
+    Continuation,
+    Difference,
+    Distribution,
+    Level,
+    Order,
+    Rows,
+    SampleCounts,
+    SourceChange,
+    StageOrder,
+)
+from mixc.diff.placements import Placements, read_placements
+from mixc.diff.rows import Files, compare_files, compare_rows, read_rows, same_columns
+from mixc.diff.selection import Selected, compare_selection
 from mixc.diff.side import Side, open_side
-from mixc.diff.values import Change, changes
-from mixc.plan.tables import SourcePlan
+from mixc.diff.signals import distributions
+from mixc.diff.values import changes
+from mixc.measure.template import TEMPLATES
+from mixc.plan.tables import StagePlan
+
+Array = npt.NDArray[Any]
 
 
-class SideLabel(msgspec.Struct, frozen=True, kw_only=True):
-    path: str
-    root: str | None
-
-
-class SourceChange(msgspec.Struct, frozen=True, kw_only=True):
-    """How the content of one source differs. Paths are where each side found a fragment."""
-
-    added: list[str]
-    removed: list[str]
-    kept: int
-    """Fragments of equal content, wherever they lie."""
-    samples_a: int
-    samples_b: int
-    rejects_a: int
-    rejects_b: int
-
-
-class Composition(msgspec.Struct, frozen=True, kw_only=True):
-    """One source in one stage, on both sides; None where it has no part."""
-
-    stage: str
-    source: str
-    a: SourcePlan | None
-    b: SourcePlan | None
-
-
-class Order(msgspec.Struct, frozen=True, kw_only=True):
-    first_difference: Place | None
-    """The first pack in the order of training that differs."""
-    stages: dict[str, StageOrder]
-
-
-class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    a: SideLabel
-    b: SideLabel
-    equal: bool
-    """Whether a training run sees the same on both sides."""
-    spec: list[Change]
-    settings: list[Change]
-    """What a training run sees beside packs: tokenizer, template, geometry, seed, training settings."""
-    sources: dict[str, SourceChange]
-    """Only those that differ."""
-    samples: SampleCounts
-    composition: list[Composition]
-    """Only what differs."""
-    order: Order
-
-
-def diff(a: Path, b: Path, *, workers: int | None = 1) -> Difference:
-    """Compare two of spec and build. Raises MixcError or ShardError when a side cannot be read or planned."""
+def diff(a: str | Path, b: str | Path, *, workers: int | None = 1) -> Difference:
+    """Compare two of spec, build and lock, on the disk or in git (`open_side` says how they are named). Raises MixcError or
+    ShardError when a side cannot be read or planned."""
     with tempfile.TemporaryDirectory(prefix="mixc-diff-") as scratch:
         folder = Path(scratch)
         with (
-            open_side(a, folder / "a", workers=workers) as side_a,
-            open_side(b, folder / "b", workers=workers) as side_b,
+            open_side(str(a), folder / "a", workers=workers) as side_a,
+            open_side(str(b), folder / "b", workers=workers) as side_b,
         ):
-            return compare(side_a, side_b, folder / "spill")
+            return compare(side_a, side_b)
 
 
-def compare(a: Side, b: Side, spill: Path) -> Difference:
-    stages_a, stages_b = a.stages(), b.stages()
-    plans = Plans(a.plan, b.plan, list(stages_a), list(stages_b), spill)
-    try:
-        samples = plans.samples()
-        orders = {}
-        for name in [*stages_a, *(name for name in stages_b if name not in stages_a)]:
-            here, there = stages_a.get(name), stages_b.get(name)
-            orders[name] = plans.order(
-                name,
-                here.steps if here else 0,
-                there.steps if there else 0,
-                here.batch if here else (there.batch if there else 1),
-                there.batch if there else (here.batch if here else 1),
-            )
-    finally:
-        plans.close()
-    settings = changes(a.settings(), b.settings())
-    if a.build and b.build and a.root != b.root:
-        orders = {name: _read_packs(a, b, name, order) for name, order in orders.items()}
-    first = next((order.first_difference for order in orders.values() if order.first_difference), None)
-    planned_equal = first is None and not settings and list(stages_a) == list(stages_b)
+def compare(a: Side, b: Side) -> Difference:
+    """The whole difference of two sides. B's sources and stages go by A's names where they were only renamed."""
+    renames = find_renames(a.spec, b.spec)
+    spec_b = rename(b.spec, renames)
+    files = _files(a, b, renames)
+    stages_a, stages_b = a.stages(), _renamed_stages(b, renames)
+    settings = changes(*_comparable(a.settings(), _renamed_settings(b, renames)))
+    rows, columns = _rows(a, b, spec_b, files, renames)
+    unknown: dict[Level, str] = {}
+    samples: SampleCounts | None = None
+    ordered: Order | None = None
+    same_stages: set[str] = set()
+    planned = a.plan is not None and b.plan is not None
+    if a.plan is not None and b.plan is not None:
+        plans = _Plans(a, b, stages_a, stages_b)
+        ordered = plans.order(set(_moved_stages(settings)))
+        same_stages = {
+            name
+            for name, found in ordered.stages.items()
+            if found.first_difference is None and name not in _moved_stages(settings)
+        }
+        samples = plans.samples(a.spec, spec_b)
+    else:
+        why = "; ".join(f"{side.label}: {side.unplanned}" for side in (a, b) if side.plan is None)
+        unknown |= {"rows": why, "selection": why, "composition": why, "order": why, "signals": why}
+    equal: bool | None = None
+    if a.root and b.root:
+        equal = a.root == b.root
+    elif ordered is not None:
+        equal = ordered.first_difference is None and not settings and list(a.stages()) == list(b.stages())
+    verdict = judge(
+        a,
+        b,
+        spec_b,
+        renames,
+        Evidence(
+            equal=equal,
+            same_stages=same_stages,
+            same_training={n for n in stages_a.keys() & stages_b.keys() if _train(a, b, renames, n)},
+            same_threshold=partial(_same_threshold, a, b, renames, files),
+            files=files,
+            rows=rows,
+            columns=columns,
+        ),
+    )
+    shown: list[Distribution] = []
+    if samples is not None and samples.added + samples.removed + samples.moved + samples.repeated:
+        common = sorted((a.spec["sources"].keys() & b.spec["sources"].keys()) & _touched(samples))
+        shown, why = distributions(a, b, common)
+        if why:
+            unknown["signals"] = why
+    whole, by_stage = composition.distances(stages_a, stages_b) if planned else (None, {})
     return Difference(
-        a=SideLabel(path=a.label, root=a.root),
-        b=SideLabel(path=b.label, root=b.root),
-        equal=a.root == b.root if a.root and b.root else planned_equal,
+        a=a.about,
+        b=b.about,
+        equal=not verdict.causes if equal is None else equal,
+        causes=verdict.causes,
+        possible=verdict.possible,
+        no_effect=verdict.no_effect,
+        unknown=unknown,
         spec=changes(a.spec, b.spec),
         settings=settings,
-        sources=_sources(a, b),
+        sources=_sources(a, b, renames, files, rows),
         samples=samples,
-        composition=_composition(a, b),
-        order=Order(first_difference=first, stages=orders),
+        stages=composition.stage_changes(stages_a, stages_b) if planned else [],
+        composition=composition.compositions(stages_a, stages_b) if planned else [],
+        distance=whole,
+        distances=by_stage,
+        distributions=shown,
+        order=ordered,
     )
 
 
-def _read_packs(a: Side, b: Side, stage: str, order: StageOrder) -> StageOrder:
-    """Where the plans agree but the shards do not (another library version tokenised, say), read the packs."""
-    assert a.build and b.build
-    entries = [next((s for s in side.build.manifest.stages if s.name == stage), None) for side in (a, b) if side.build]
-    here, there = entries
-    if order.first_difference or not here or not there or here.digest == there.digest:
-        return order
-    left, right = a.build.stage(stage), b.build.stage(stage)
-    differing = [pack for pack in range(here.packs) if left.pack_bytes(pack) != right.pack_bytes(pack)]
-    first = Place(stage=stage, step=differing[0] // here.batch, pack=differing[0])
-    return msgspec.structs.replace(
-        order,
-        first_difference=first,
-        equal_steps=here.steps - len({pack // here.batch for pack in differing}),
-    )
+class _Plans:
+    """Both plans, read."""
+
+    def __init__(self, a: Side, b: Side, stages_a: Mapping[str, StagePlan], stages_b: Mapping[str, StagePlan]) -> None:
+        assert a.plan is not None and b.plan is not None
+        self.a, self.b, self.stages_a, self.stages_b = a, b, stages_a, stages_b
+        self.plan_a, self.plan_b = a.plan, b.plan
+        sources = sorted({fragment.source for side in (a, b) for fragment in side.fragments})
+        self.placed_a = self._read(self.plan_a, stages_a, sources)
+        self.placed_b = self._read(self.plan_b, stages_b, sources)
+        self.names = composition.joint(list(stages_a), list(stages_b))
+
+    @staticmethod
+    def _read(plan: Path, stages: Mapping[str, StagePlan], sources: list[str]) -> Placements:
+        return read_placements(plan / "placements.parquet", [stage.packs for stage in stages.values()], sources)
+
+    def order(self, unlike: set[str]) -> Order:
+        """`unlike`: stages whose settings differ."""
+        names_a, names_b = list(self.stages_a), list(self.stages_b)
+        suspects = _suspects(self.a, self.b)
+        found: dict[str, StageOrder] = {}
+        for name in self.names:
+            before, after = self.stages_a.get(name), self.stages_b.get(name)
+            packs = np.zeros(0, np.int64)
+            if before is not None and after is not None:
+                packs = self._differing(names_a.index(name), names_b.index(name), suspects)
+            found[name] = order.stage_order(name, before, after, packs)
+        first, whole = order.first_difference(names_a, names_b, found)
+        continuation = None
+        plans = list(self.stages_a.values())
+        data = order.point(first, whole, plans, names_a)
+        settled = next(
+            (n for n, pair in enumerate(zip(names_a, names_b, strict=False)) if pair[0] in unlike), len(plans)
+        )
+        if "" in unlike:
+            settled = 0
+        training = data if settled >= whole and not (settled == whole and data.stage in unlike) else None
+        if first is not None or unlike:
+            if training is None:
+                training = order.point(None, min(settled, whole), plans, names_a)
+            overlap = []
+            if first is not None:
+                pack = first.step * (plans[whole].batch if whole < len(plans) else 1)
+                overlap = order.overlaps(self.placed_a, self.placed_b, whole, pack, names_a)
+            continuation = Continuation(data=data, training=training, overlap=overlap)
+        return order.whole_order(found, first, continuation)
+
+    def _differing(self, stage_a: int, stage_b: int, suspects: Mapping[str, bool]) -> npt.NDArray[np.int64]:
+        """Packs of a stage that differ: by what they hold, or by its tokens."""
+        packs = order.differing_packs(self.placed_a.fingerprints[stage_a], self.placed_b.fingerprints[stage_b])
+        if self.a.build and self.b.build:
+            left, right = (
+                side.build.stage(side.build.manifest.stages[number].name)
+                for side, number in ((self.a, stage_a), (self.b, stage_b))
+                if side.build
+            )
+            if left.entry.digest == right.entry.digest:
+                return packs[:0]
+            alike = not suspects and self.a.versions == self.b.versions
+            return differing_bytes(left, right, packs, alike=alike)
+        if not suspects:
+            return packs
+        return differing_records(
+            self.plan_a / "placements.parquet",
+            self.plan_b / "placements.parquet",
+            stage_a,
+            stage_b,
+            packs,
+            [fragment.object for fragment in self.a.fragments],
+            [fragment.object for fragment in self.b.fragments],
+            suspects,
+        )
+
+    def samples(self, spec_a: Canonical, spec_b: Canonical) -> SampleCounts:
+        joint = {name: number for number, name in enumerate(self.names)}
+
+        def rule_of(side: str, stage: int, source: str) -> str:
+            return _moved_rule(self, spec_a, spec_b, side, self.names[stage], source)
+
+        return compare_selection(
+            Selected(
+                placements=self.placed_a,
+                plan=self.plan_a,
+                stages=[joint[name] for name in self.stages_a],
+                files=[fragment.path for fragment in self.a.fragments],
+            ),
+            Selected(
+                placements=self.placed_b,
+                plan=self.plan_b,
+                stages=[joint[name] for name in self.stages_b],
+                files=[fragment.path for fragment in self.b.fragments],
+            ),
+            self.names,
+            rule_of,
+        )
 
 
-def _sources(a: Side, b: Side) -> dict[str, SourceChange]:
-    found = {}
-    for name in sorted(a.fragments.keys() | b.fragments.keys()):
-        before, after = a.fragments.get(name, {}), b.fragments.get(name, {})
-        samples_a, samples_b = (sum(count for _, count in side.values()) for side in (before, after))
-        if before.keys() == after.keys() and samples_a == samples_b:
+def _moved_rule(plans: _Plans, spec_a: Canonical, spec_b: Canonical, side: str, stage: str, source: str) -> str:
+    """Why a sample that the side uses elsewhere is not in this stage there, though it is on the other side. What passes a rule on one
+    side passes the same rule on the other, so only rules that differ are possible, and the budget."""
+    own, other = (plans.stages_a, plans.stages_b) if side == "a" else (plans.stages_b, plans.stages_a)
+    if stage not in own:
+        return "new_stage" if side == "a" else "gone_stage"
+    if source not in own[stage].sources:
+        return "not_mixed"
+    entries = []
+    for spec in (spec_a, spec_b):
+        form = next(each for each in spec["stages"] if each["name"] == stage)
+        entries.append(form["mix"].get(source, {}))
+    entry_a, entry_b = entries
+    here = entry_a if side == "a" else entry_b
+    rules = []
+    if here.get("where") is not None and entry_a.get("where") != entry_b.get("where"):
+        rules.append("stage_where")
+    if here.get("quantile") is not None:
+        rules.append("quantile")
+    if own[stage].sequence_length < other[stage].sequence_length or own[stage].max_tiles < other[stage].max_tiles:
+        rules.append("too_long")
+    return " or ".join([*rules, "budget"])
+
+
+def _files(a: Side, b: Side, renames: Renames) -> dict[str, Files]:
+    """Of every source of both, by A's name."""
+    names_b = {renames.sources.get(name, name): name for name in b.spec["sources"]}
+    return {
+        name: compare_files(a.of_source(name), b.of_source(names_b[name]))
+        for name in sorted(a.spec["sources"].keys() & names_b.keys())
+    }
+
+
+def _rows(
+    a: Side, b: Side, spec_b: Canonical, files: Mapping[str, Files], renames: Renames
+) -> tuple[dict[str, Rows], dict[str, bool | None]]:
+    """Rows and columns of the sources whose files or reading differ. Of a renamed source every id differs, so none is compared."""
+    if a.plan is None or b.plan is None:
+        return {}, {}
+    wanted = [
+        name
+        for name, found in files.items()
+        if name not in renames.sources.values()
+        and (not found.same_content or reading_differs(a.spec["sources"][name], spec_b["sources"][name]))
+    ]
+    if not wanted:
+        return {}, {}
+    before, after = read_rows(a.plan, wanted), read_rows(b.plan, wanted)
+    paths_a, paths_b = ([fragment.path for fragment in side.fragments] for side in (a, b))
+    rows, columns = {}, {}
+    for name in wanted:
+        rows[name] = compare_rows(before[name], after[name], paths_a, paths_b)
+        found = files[name]
+        if rows[name].changed or rows[name].added or rows[name].removed:
             continue
+        if found.same_content:
+            columns[name] = same_columns(a.of_source(name), b.of_source(name))
+        else:
+            columns[name] = same_columns(found.rest_a, found.rest_b)
+    return rows, columns
+
+
+def _sources(
+    a: Side, b: Side, renames: Renames, files: Mapping[str, Files], rows: Mapping[str, Rows]
+) -> dict[str, SourceChange]:
+    names_b = {renames.sources.get(name, name): name for name in b.spec["sources"]}
+    found = {}
+    for name in sorted(a.spec["sources"].keys() | names_b.keys()):
+        before = a.of_source(name) if name in a.spec["sources"] else []
+        after = b.of_source(names_b[name]) if name in names_b else []
+        same = files.get(name) or compare_files(before, after)
+        if same.same_content and name in files:
+            continue
+        reading = name in files and reading_differs(a.spec["sources"][name], b.spec["sources"][names_b[name]])
         found[name] = SourceChange(
-            added=sorted(after[digest][0] for digest in after.keys() - before.keys()),
-            removed=sorted(before[digest][0] for digest in before.keys() - after.keys()),
-            kept=len(before.keys() & after.keys()),
-            samples_a=samples_a,
-            samples_b=samples_b,
-            rejects_a=sum(a.rejects.get(name, {}).values()),
-            rejects_b=sum(b.rejects.get(name, {}).values()),
+            added=same.added,
+            removed=same.removed,
+            changed=same.changed,
+            renamed=same.renamed,
+            kept=same.kept,
+            samples_a=sum(fragment.samples for fragment in before),
+            samples_b=sum(fragment.samples for fragment in after),
+            rejects_a=sum(fragment.rejects for fragment in before),
+            rejects_b=sum(fragment.rejects for fragment in after),
+            rows=None if reading else rows.get(name),
         )
     return found
 
 
-def _composition(a: Side, b: Side) -> list[Composition]:
-    stages_a, stages_b = a.stages(), b.stages()
-    found = []
-    for stage in [*stages_a, *(name for name in stages_b if name not in stages_a)]:
-        before: dict[str, Any] = stages_a[stage].sources if stage in stages_a else {}
-        after: dict[str, Any] = stages_b[stage].sources if stage in stages_b else {}
-        found += [
-            Composition(stage=stage, source=source, a=before.get(source), b=after.get(source))
-            for source in sorted(before.keys() | after.keys())
-            if before.get(source) != after.get(source)
-        ]
+def _suspects(a: Side, b: Side) -> dict[str, bool]:
+    """Sources whose samples may become other tokens on both sides, though they are the same samples; and whether every image of
+    them does."""
+    found = {}
+    for name in sorted(a.spec["sources"].keys() & b.spec["sources"].keys()):
+        if _tokens_key(a, name) != _tokens_key(b, name):
+            images = [
+                None
+                if side.geometry is None
+                else (
+                    side.geometry.tokens_per_tile,
+                    side.geometry.image_start_id,
+                    side.geometry.image_end_id,
+                    side.geometry.image_context_id,
+                )
+                for side in (a, b)
+            ]
+            found[name] = images[0] != images[1]
     return found
+
+
+def _tokens_key(side: Side, source: str) -> tuple[object, ...]:
+    """All that makes tokens of a sample, beside what its id covers."""
+    form = side.spec["sources"][source]
+    if form["kind"] == "text":
+        return (side.tokenizer,)
+    named = form.get("template")
+    template = TEMPLATES[named].digest if named in TEMPLATES else named or side.template
+    return side.tokenizer, template, None if side.geometry is None else msgspec.structs.replace(side.geometry, name="")
+
+
+def _same_threshold(a: Side, b: Side, renames: Renames, files: Mapping[str, Files], source: str) -> bool:
+    """Whether a source's `where` drops the same samples on both sides, of the same content."""
+    if a.plan is None or b.plan is None or source in renames.sources.values() or not files[source].same_content:
+        return False
+    if reading_differs(a.spec["sources"][source], b.spec["sources"][source]):
+        return False
+    dropped = []
+    for plan in (a.plan, b.plan):
+        table = pq.read_table(
+            plan / "drops.parquet", columns=["id", "rule"], filters=[("source", "=", source)], partitioning=None
+        )
+        dropped.append(table.filter(pc.equal(table["rule"], "where"))["id"].combine_chunks())
+    return bool(_storage(dropped[0]).equals(_storage(dropped[1])))
+
+
+def _storage(ids: Any) -> pa.Array:
+    return ids.storage
+
+
+def _renamed_stages(b: Side, renames: Renames) -> dict[str, StagePlan]:
+    """B's stages under A's names, sources too."""
+    return {
+        renames.stages.get(name, name): msgspec.structs.replace(
+            stage,
+            sources={renames.sources.get(source, source): part for source, part in stage.sources.items()},
+        )
+        for name, stage in b.stages().items()
+    }
+
+
+def _renamed_settings(b: Side, renames: Renames) -> dict[str, Any]:
+    old = {f"stages.{new}": f"stages.{name}" for new, name in renames.stages.items()}
+    return {old.get(key, key): value for key, value in b.settings().items()}
+
+
+def _comparable(a: dict[str, Any], b: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of settings of which one side is not all known, those that both know."""
+    if "geometry" in a and "geometry" in b:
+        return a, b
+    common = a.keys() & b.keys()
+    return {key: a[key] for key in sorted(common)}, {key: b[key] for key in sorted(common)}
+
+
+def _moved_stages(settings: list[Any]) -> set[str]:
+    """Stages whose settings differ; the empty name stands for all."""
+    found = set()
+    for change in settings:
+        head, _, rest = change.path.partition(".")
+        found.add(rest.split(".")[0] if head == "stages" else "")
+    return found
+
+
+def _train(a: Side, b: Side, renames: Renames, stage: str) -> bool:
+    names_b = {renames.stages.get(name, name): name for name in b.train}
+    return a.train[stage] == b.train[names_b[stage]]
+
+
+def _touched(samples: SampleCounts) -> set[str]:
+    """Sources whose selection differs."""
+    return {move.source for move in samples.moves} | {
+        each.source for some in samples.examples.values() for each in some
+    }

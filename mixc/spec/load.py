@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,17 +70,28 @@ class LoadedSpec:
         return (key or _start(node)).place
 
 
-def load(path: str | os.PathLike[str], overrides: Items[str] = ()) -> LoadedSpec:
+Reader = Callable[[Path], bytes | None]
+"""Gives a file's content by its path; None where there is no such file. Raises MixcError."""
+
+
+def load(
+    path: str | os.PathLike[str],
+    overrides: Items[str] = (),
+    *,
+    base: Path | None = None,
+    reader: Reader | None = None,
+) -> LoadedSpec:
     """Reads a spec, merges what it extends, applies `overrides` (`a.b=c`, stages and sources by name) and
-    types it.
+    types it. `base` is the folder that its paths are relative to, where that is not its own; `reader` reads specs that are no
+    files of the disk, by whatever `path` and `extends` make of their names.
 
     Raises SpecError: for a file that cannot be read, and as InvalidSpecError, with all mistakes that one
     pass finds, for what is in it.
     """
     file = Path(path)
-    base = file.parent.absolute()  # not resolve(): a linked spec names data beside the link
+    base = file.parent.absolute() if base is None else base  # not resolve(): a linked spec names data beside the link
     files: list[Path] = []
-    root: Node = _merged(file, ".", base, None, files)
+    root: Node = _merged(file, ".", base, None, files, reader)
     for override in overrides:
         root = _override(root, override)
     return LoadedSpec(convert(root), base, root, tuple(files))
@@ -95,7 +107,9 @@ def load_form(form: dict[str, Any], base: Path, name: str, overrides: Items[str]
     return LoadedSpec(convert(root), base, root, ())
 
 
-def _merged(file: Path, folder: str, base: Path, named_at: Span | None, chain: list[Path]) -> Mapping:
+def _merged(
+    file: Path, folder: str, base: Path, named_at: Span | None, chain: list[Path], reader: Reader | None
+) -> Mapping:
     """The nodes of `file` over those of the specs that it extends, paths relative to `base`.
 
     `folder` is the file's, relative to `base`. `chain` grows by the files read.
@@ -109,7 +123,7 @@ def _merged(file: Path, folder: str, base: Path, named_at: Span | None, chain: l
     if len(chain) >= MAX_EXTENDS:
         raise fail(f"more than {MAX_EXTENDS} specs extend each other", named_at)
     chain.append(file)
-    root = parse(_read(file, named_at), str(file))
+    root = parse(_read(file, named_at, reader), str(file))
     if not isinstance(root, Mapping):
         start = root.span.start
         raise fail(
@@ -126,16 +140,21 @@ def _merged(file: Path, folder: str, base: Path, named_at: Span | None, chain: l
     if "://" in extends.value:
         raise fail("`extends` must name a local file", extends.span, mend="copy the base spec beside this one")
     inner = posixpath.join(folder, posixpath.dirname(extends.value) or ".")
-    under = _merged(file.parent / extends.value, inner, base, extends.span, chain)
+    under = _merged(file.parent / extends.value, inner, base, extends.span, chain, reader)
     merged = _merge(under, _without(root, "extends"))
     assert isinstance(merged, Mapping)
     return merged
 
 
-def _read(file: Path, named_at: Span | None) -> bytes:
+def _read(file: Path, named_at: Span | None, reader: Reader | None) -> bytes:
     def wrong(what: str, mend: str = "") -> InvalidSpecError:
         return fail(what if named_at else f"{file}: {what}", named_at, why=str(file) if named_at else "", mend=mend)
 
+    if reader is not None:
+        data = reader(file)
+        if data is None:
+            raise wrong("there is no such file")
+        return data[: MAX_BYTES + 1]
     try:
         if file.is_dir():
             raise wrong("this is a folder, not a spec", mend="name the YAML file in it")

@@ -1,0 +1,154 @@
+"""Quality signals of what is trained, before and after: of each source, the numbers that the specs' expressions name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from math import fsum
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mixc.diff.difference import BINS, QUANTILES, Distribution, Summary
+from mixc.diff.side import Side, SideFragment
+from mixc.measure.facts import COLUMN_PREFIX, SIGNALS
+from mixc.measure.object import FACTS
+from mixc.plan.expressions import nowhere, parse_expressions
+from mixc.signals.registry import INTERNAL
+from mixc.spec.groups import stage_sources
+from mixc.spec.schema import Spec
+
+Array = npt.NDArray[Any]
+
+
+def distributions(a: Side, b: Side, sources: Collection[str]) -> tuple[list[Distribution], str]:
+    """Of the uses of `sources`, which both sides have, and why some cannot be told; empty when all are."""
+    named = [_named(side) for side in (a, b)]
+    wanted = {name: sorted(named[0].get(name, set()) | named[1].get(name, set())) for name in sorted(sources)}
+    wanted = {name: signals for name, signals in wanted.items() if signals}
+    gone = sorted(
+        name for name in wanted if any(fragment.object is None for side in (a, b) for fragment in side.of_source(name))
+    )
+    unknown = f"objects of {', '.join(gone)} are not in this machine's cache" if gone else ""
+    wanted = {name: signals for name, signals in wanted.items() if name not in gone}
+    if not wanted:
+        return [], unknown
+    values = [_values(side, wanted) for side in (a, b)]
+    found = []
+    for source, signals in wanted.items():
+        for signal in signals:
+            before, after = (side.get((source, signal)) for side in values)
+            if before is None or after is None or not len(before) or not len(after):
+                continue
+            if np.array_equal(before, after):
+                continue
+            low, high = float(min(before[0], after[0])), float(max(before[-1], after[-1]))
+            found.append(
+                Distribution(
+                    source=source,
+                    signal=signal,
+                    low=low,
+                    high=high,
+                    a=_summary(before, low, high),
+                    b=_summary(after, low, high),
+                )
+            )
+    return found, unknown
+
+
+def _named(side: Side) -> dict[str, set[str]]:
+    """Columns and signals by source that the spec's expressions name, in lower case, as DuckDB compares them; and computed signals."""
+    spec = msgspec.convert(side.spec, Spec)
+    expressions = parse_expressions(spec, nowhere)
+    computed = {each if isinstance(each, str) else each.name for each in spec.signals} - set(INTERNAL)
+    found = {}
+    for source in spec.sources:
+        stages = [number for number, stage in enumerate(spec.stages) if source in stage_sources(stage.mix, spec.groups)]
+        names = {name.lower() for use in expressions.of_source(source, stages) for name in use.expression.columns}
+        found[source] = names | computed
+    return found
+
+
+def _values(side: Side, wanted: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], Array]:
+    """Finite values float64 of every use, sorted, by source and signal. A name that a source has no number by is left out."""
+    assert side.plan is not None
+    parts: dict[tuple[str, str], list[Array]] = {}
+    lacking: set[tuple[str, str]] = set()
+    for number, rows in sorted(_uses(side.plan, wanted).items()):
+        fragment = side.fragments[number]
+        columns = _columns(fragment, wanted[fragment.source])
+        order = columns.pop("row")
+        places = np.searchsorted(order, rows)
+        for signal in wanted[fragment.source]:
+            if signal in columns:
+                parts.setdefault((fragment.source, signal), []).append(columns[signal][places])
+            else:
+                lacking.add((fragment.source, signal))
+    found = {}
+    for key, arrays in parts.items():
+        values = np.concatenate(arrays)
+        if key not in lacking:
+            found[key] = np.sort(values[np.isfinite(values)])
+    return found
+
+
+def _uses(plan: Path, sources: Collection[str]) -> dict[int, Array]:
+    """By fragment the rows uint64 of all uses of these sources' samples."""
+    names = pa.array(sorted(sources), pa.string())
+    parts: dict[int, list[Array]] = {}
+    with pq.ParquetFile(plan / "placements.parquet") as file:
+        for group in range(file.metadata.num_row_groups):
+            table = file.read_row_group(group, columns=["source", "fragment", "row", "piece"])
+            table = table.filter(pc.and_(pc.is_in(table["source"], names), pc.equal(table["piece"], 0)))
+            fragments, rows = table["fragment"].to_numpy(), table["row"].to_numpy()
+            for number in np.unique(fragments).tolist():
+                parts.setdefault(number, []).append(rows[fragments == number])
+    return {number: np.concatenate(arrays) for number, arrays in parts.items()}
+
+
+def _columns(fragment: SideFragment, names: Sequence[str]) -> dict[str, Array]:
+    """The fragment's numbers by lower-case name, float64, and `row`. A computed signal hides a column of its name, as it does in
+    expressions."""
+    assert fragment.object is not None
+    with pq.ParquetFile(fragment.object / FACTS) as file:
+        schema = file.schema_arrow
+        stored = {}
+        for field in schema:
+            name = field.name.removeprefix(COLUMN_PREFIX) if field.name.startswith(COLUMN_PREFIX) else field.name
+            own = field.name in SIGNALS
+            number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+            readable = number and (own or field.name.startswith(COLUMN_PREFIX))
+            if readable and name.lower() in names and (own or name.lower() not in stored):
+                stored[name.lower()] = field.name
+        table = file.read(columns=["row", *stored.values()])
+    found = {name: _doubles(table[column]) for name, column in stored.items()}
+    for name, path in fragment.signals.items():
+        if name.lower() in names:
+            values = pq.read_table(path, columns=["value"], partitioning=None)["value"]
+            if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
+                found[name.lower()] = _doubles(values)
+            else:
+                found.pop(name.lower(), None)
+    found["row"] = table["row"].to_numpy()
+    return found
+
+
+def _doubles(column: pa.ChunkedArray) -> Array:
+    numbers: Array = column.cast(pa.float64(), safe=False).to_numpy()
+    return numbers
+
+
+def _summary(values: Array, low: float, high: float) -> Summary:
+    """Of sorted values float64 [N], N > 0."""
+    last = len(values) - 1
+    return Summary(
+        count=len(values),
+        mean=fsum(values) / len(values),
+        quantiles=[float(values[round(part * last)]) for part in QUANTILES],
+        bins=np.histogram(values, bins=BINS, range=(low, high))[0].tolist(),
+    )
