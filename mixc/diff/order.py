@@ -36,15 +36,16 @@ def stage_order(stage: str, a: StagePlan | None, b: StagePlan | None, differing:
         )
     common, longest = min(a.steps, b.steps), max(a.steps, b.steps)
     first: int | None = int(differing[0]) if len(differing) else None
-    if a.batch != b.batch:  # other steps from the first on, even where the packs are the same
-        first = min(first, 0) if first is not None else 0
+    if a.batch != b.batch:  # the first step has packs on one side that it has not on the other
+        smaller = min(a.batch, b.batch)
+        first = smaller if first is None else min(first, smaller)
         equal = 0
     else:
         equal = common - len(np.unique(differing[differing < common * a.batch] // a.batch))
         if first is None and a.steps != b.steps:  # one is the other's beginning
             first = common * a.batch
     return StageOrder(
-        first_difference=None if first is None else Place(stage=stage, step=first // a.batch, pack=first),
+        first_difference=None if first is None else Place(stage=stage, step=first // max(a.batch, b.batch), pack=first),
         steps_a=a.steps,
         steps_b=b.steps,
         equal_steps=equal,
