@@ -17,15 +17,17 @@ import warnings
 from collections.abc import Callable
 from itertools import combinations, pairwise
 from math import comb
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
 
 from mixc.clean.clusters import chains
 from mixc.sorting import total_order
 from shards.jit import jit
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Int = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -43,6 +45,8 @@ MOST_TABLES = 136
 def phash(data: bytes) -> int:
     """64 bits of an encoded image that Pillow can decode. Frequencies row by row, the lowest first, are bits from the
     most significant."""
+    from PIL import Image  # for who hashes: others import this room for its numbers
+
     with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
         warnings.simplefilter("ignore")  # of damaged metadata, and of sizes that are checked when measured
         upright = _upright(image)
@@ -54,6 +58,8 @@ def phash(data: bytes) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    from PIL import ImageOps
+
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # damaged EXIF raises whatever it likes; pixels that cannot be decoded raise again later

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -378,6 +379,7 @@ def _cause(
     return Cause(kind=kind, text=text, key=key, stage=stage, source=source, a=a, b=b)
 
 
+@cache
 def _default(struct: type[msgspec.Struct], key: str) -> Any:
     """What a key says that later specs have and that the canonical form leaves out where it says nothing."""
     field = next(each for each in msgspec.structs.fields(struct) if each.name == key)

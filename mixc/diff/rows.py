@@ -171,7 +171,7 @@ def same_columns(a: Sequence[SideFragment], b: Sequence[SideFragment]) -> bool |
         for fragment in side:
             if fragment.object is None:
                 return None
-            table = pq.read_table(fragment.object / FACTS, columns=["id", "columns"], partitioning=None)
+            table = pq.ParquetFile(fragment.object / FACTS).read(columns=["id", "columns"])
             if table.num_rows:
                 hi, lo = id_halves(table["id"].combine_chunks())
                 parts.append(np.stack([hi, lo, table["columns"].to_numpy()]))

@@ -352,10 +352,9 @@ def _same_threshold(a: Side, b: Side, renames: Renames, files: Mapping[str, File
         return False
     dropped = []
     for plan in (a.plan, b.plan):
-        table = pq.read_table(
-            plan / "drops.parquet", columns=["id", "rule"], filters=[("source", "=", source)], partitioning=None
-        )
-        dropped.append(table.filter(pc.equal(table["rule"], "where"))["id"].combine_chunks())
+        table = pq.ParquetFile(plan / "drops.parquet").read(columns=["source", "id", "rule"])
+        own = pc.and_(pc.equal(table["source"], source), pc.equal(table["rule"], "where"))
+        dropped.append(table.filter(own)["id"].combine_chunks())
     return bool(_storage(dropped[0]).equals(_storage(dropped[1])))
 
 

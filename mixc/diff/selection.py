@@ -162,7 +162,7 @@ class _Drops:
         names = [ABSENT]
         if not len(numbers):
             return _Rules(names, codes, rows)
-        table = pq.read_table(self._path, columns=["source", "id", "rule"], partitioning=None)
+        table = pq.ParquetFile(self._path).read(columns=["source", "id", "rule"])
         source = table["source"].combine_chunks().dictionary_encode()
         rule = table["rule"].combine_chunks().dictionary_encode()
         hi, lo = id_halves(table["id"].combine_chunks())

@@ -174,7 +174,7 @@ def _built_fragments(plan: Path, lock: Lock) -> list[SideFragment]:
     cache = cache_folder()
     locked = [each for name in sorted(lock.sources) for each in lock.sources[name]]
     found = []
-    for row, each in zip(pq.read_table(plan / "fragments.parquet").to_pylist(), locked, strict=True):
+    for row, each in zip(pq.ParquetFile(plan / "fragments.parquet").read().to_pylist(), locked, strict=True):
         folder = object_path(cache, row["object"])
         found.append(
             SideFragment(

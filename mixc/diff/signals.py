@@ -129,7 +129,7 @@ def _columns(fragment: SideFragment, names: Sequence[str]) -> dict[str, Array]:
     found = {name: _doubles(table[column]) for name, column in stored.items()}
     for name, path in fragment.signals.items():
         if name.lower() in names:
-            values = pq.read_table(path, columns=["value"], partitioning=None)["value"]
+            values = pq.ParquetFile(path).read(columns=["value"])["value"]
             if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
                 found[name.lower()] = _doubles(values)
             else:

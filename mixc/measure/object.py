@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -30,7 +30,6 @@ from mixc.measure.facts import (
     REJECTS_SCHEMA,
     ObjectInfo,
 )
-from mixc.measure.image import ImageFacts
 from mixc.measure.records import Records, encode
 from mixc.measure.template import template_named
 from mixc.sources.fragment import Fragment
@@ -40,6 +39,9 @@ from mixc.spec.schema import Source
 from shards.errors import ShardError
 from shards.handles import PositionalFile
 from shards.manifest import Geometry
+
+if TYPE_CHECKING:  # Pillow, which who reads objects need not load
+    from mixc.measure.image import ImageFacts
 
 INFO, FACTS, REJECTS, MEDIA = "object.json", "facts.parquet", "rejects.parquet", "media.parquet"
 SAMPLES_BIN, MEDIA_BIN = "samples.bin", "media.bin"
@@ -292,5 +294,5 @@ def _gone(path: Path, why: str) -> BuildError:
 
 def reject_counts(path: Path) -> dict[str, int]:
     """Unusable rows of an object by reason, in alphabetical order."""
-    reasons = pq.read_table(path / REJECTS, columns=["reason"])["reason"].value_counts().to_pylist()
+    reasons = pq.ParquetFile(path / REJECTS).read(columns=["reason"])["reason"].value_counts().to_pylist()
     return {item["values"]: item["counts"] for item in sorted(reasons, key=lambda item: str(item["values"]))}

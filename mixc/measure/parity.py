@@ -26,12 +26,17 @@ from mixc.measure.tokenizer import Tokenizer
 AGREE_TEXTS = 64
 AGREE_CHARACTERS = 1 << 16
 """How much of a fragment `agree` compares: the first texts, up to this many texts and characters."""
+FUZZ_TEXTS = "ca1dd009368fa6e02d2a513643575f69e1b95e611fab5eaecc581a616753b335"
+"""blake3 of `fuzz_texts()`, joined by null characters: what was found of other texts is not of these."""
 
 
 class Parity(msgspec.Struct, frozen=True, kw_only=True):
     fast: bool
     difference: str
     """Why the fast tokenizer may not run; empty when it may."""
+    size: int
+    """The tokenizer's, and its added tokens: known with this, so that who tokenizes nothing need not load it for them."""
+    added: dict[str, int]
 
 
 def decide(tokenizer: Tokenizer, cache: Path) -> Parity:
@@ -41,7 +46,7 @@ def decide(tokenizer: Tokenizer, cache: Path) -> Parity:
     told of none: then no text of this tokenizer's is safe.
     """
     versions = f"fastokens {_version('fastokens')}, tokenizers {_version('tokenizers')}"
-    key = blake3("\0".join([versions, tokenizer.digest, *fuzz_texts()]).encode()).hexdigest()
+    key = blake3("\0".join([versions, tokenizer.digest, FUZZ_TEXTS]).encode()).hexdigest()
     path = cache / "tokenizers" / tokenizer.digest / f"parity-{key[:32]}" / "parity.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=Parity)
@@ -49,7 +54,12 @@ def decide(tokenizer: Tokenizer, cache: Path) -> Parity:
         pass
     _refuse_control_tokens(tokenizer)
     difference = compare(tokenizer, [*fuzz_texts(), *tokenizer.added])
-    parity = Parity(fast=not difference, difference=difference and f"{versions}: {difference}")
+    parity = Parity(
+        fast=not difference,
+        difference=difference and f"{versions}: {difference}",
+        size=tokenizer.size,
+        added=tokenizer.added,
+    )
     with partial(cache, "parity") as folder:
         (folder / path.name).write_bytes(msgspec.json.encode(parity))
         publish(folder, path.parent, lambda there: _readable(there / path.name))

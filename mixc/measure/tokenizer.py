@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ class Tokenizer:
     """blake3 of its canonical JSON."""
     fast: bool
     """Whether `encode_plain` runs fastokens; parity.py decides."""
+    known: tuple[int, dict[str, int]] | None = field(default=None, compare=False, repr=False)
+    """Its size and added tokens, from the cache; None: the definition is loaded to tell."""
 
     def encode_plain(self, texts: Sequence[str]) -> tuple[Ids, Offsets]:
         """Token ids of every text: `ids` uint32 [N], `offsets` uint64 [len(texts) + 1]; text i is
@@ -77,7 +79,7 @@ class Tokenizer:
     def special(self, name: str) -> int:
         """Id of an added token, as `<|im_end|>`. Raises SpecError when the tokenizer has none of that name."""
         try:
-            return self._loaded.added[name]
+            return self.added[name]
         except KeyError:
             raise SpecError(
                 f"the tokenizer has no token {name}, which the model's chat template needs",
@@ -92,7 +94,7 @@ class Tokenizer:
     @property
     def added(self) -> dict[str, int]:
         """Every added token's id."""
-        return self._loaded.added
+        return self._loaded.added if self.known is None else self.known[1]
 
     def normalised(self, text: str) -> str:
         """Text as it is before it is tokenised, in NFC for instance: what `decode` of its ids gives again."""
@@ -110,6 +112,8 @@ class Tokenizer:
     @property
     def size(self) -> int:
         """One more than the highest id."""
+        if self.known is not None:
+            return self.known[0]
         vocabulary = self._loaded.definition["model"]["vocab"]
         model = max(vocabulary.values(), default=-1) if isinstance(vocabulary, dict) else len(vocabulary) - 1
         return max([model, *self.added.values()]) + 1
@@ -188,7 +192,8 @@ def load_tokenizer(name: str, *, base: Path, cache: Path) -> Tokenizer:
         if not _holds(path, digest):
             _keep(canonical, digest, path, cache)
     reference = Tokenizer(path, digest, fast=False)
-    return replace(reference, fast=parity.decide(reference, cache).fast)
+    decided = parity.decide(reference, cache)
+    return replace(reference, fast=decided.fast, known=(decided.size, decided.added))
 
 
 def _holds(path: Path, digest: str) -> bool:

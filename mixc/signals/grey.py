@@ -10,7 +10,6 @@ import io
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 Grey = npt.NDArray[np.uint8]
 
@@ -19,6 +18,8 @@ SIDE = 256
 
 def grey(data: bytes) -> Grey:
     """uint8 [256, 256] of an encoded image that Pillow can decode; of an animation, the first frame."""
+    from PIL import Image  # for who looks at images: others import this room with its neighbours
+
     with Image.open(io.BytesIO(data)) as image:
         small = image.convert("RGB").convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     return np.asarray(small, np.uint8)

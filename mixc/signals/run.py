@@ -8,7 +8,6 @@ from pathlib import Path
 import msgspec
 
 from mixc.cache.folders import partial, sweep, writing
-from mixc.clean.benchmark_files import load_benchmark
 from mixc.errors import BuildError, SpecError
 from mixc.measure.run import ObjectRef
 from mixc.signals.job import Job, Wanted, write_jobs
@@ -37,7 +36,11 @@ def compute_signals(
     Raises SpecError for a signal that there is not, settings that none takes, or a function that cannot be loaded;
     SourceError for a benchmark that cannot be read; BuildError when a function fails, a disk is full or a worker dies.
     """
-    benchmark = None if spec.decontaminate is None else load_benchmark(spec.decontaminate, base)
+    benchmark = None
+    if spec.decontaminate is not None:
+        from mixc.clean.benchmark_files import load_benchmark  # Pillow and all formats
+
+        benchmark = load_benchmark(spec.decontaminate, base)
     wanted = wanted_signals(spec, benchmark=None if benchmark is None else benchmark.digest)
     paths: dict[str, dict[str, Path]] = {}
     jobs: list[tuple[int, Job]] = []

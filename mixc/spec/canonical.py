@@ -12,6 +12,7 @@ forms of specs without them, which locks pin, stay what they were.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -72,11 +73,17 @@ def _filled(struct: msgspec.Struct) -> dict[str, Any]:
     """Every key with its value or default, but none that is for people or that came later and says nothing."""
     form: dict[str, Any] = msgspec.to_builtins(struct)
     form.pop("evidence", None)
-    later = _LATER.get(type(struct), ())
-    for each in msgspec.structs.fields(struct):
-        if each.name in later and getattr(struct, each.name) == _default(each):
-            del form[each.name]
+    for name, default in _later(type(struct)).items():
+        if getattr(struct, name) == default:
+            del form[name]
     return form
+
+
+@cache
+def _later(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    """The keys that came later, with their defaults."""
+    later = _LATER.get(struct, ())
+    return {each.name: _default(each) for each in msgspec.structs.fields(struct) if each.name in later}
 
 
 def _default(field: msgspec.structs.FieldInfo) -> Any:

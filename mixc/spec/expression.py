@@ -129,6 +129,7 @@ class Expression:
         return f"({self.text}\n)"
 
 
+@functools.lru_cache(maxsize=1024)
 def parse_expression(text: str) -> Expression:
     """Parses and checks; imports duckdb. Raises ExpressionError, which knows the characters at fault."""
     if not text.strip():

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from ruamel.yaml import YAML
@@ -87,8 +88,10 @@ def plain(node: Node) -> Any:
     return {key: plain(value) for key, value in node.values.items()}
 
 
+@lru_cache(maxsize=16)
 def parse(data: bytes, name: str) -> Node:
-    """The one document in `data`. `name` is the file's name in messages.
+    """The one document in `data`. `name` is the file's name in messages. Nobody changes a node, so that the base of two specs is
+    read once.
 
     Raises InvalidSpecError with every mistake that does not hide the ones after it.
     """

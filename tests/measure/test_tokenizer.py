@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiktoken
+from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -53,6 +54,10 @@ def test_known_ids(tokenizer: Tokenizer) -> None:
     ]
     ids = [151643, 151644, 151645, 151655, 151667, 151669, 151671, 151677]
     assert [tokenizer.special(name) for name in names] == ids
+
+
+def test_what_was_decided_is_of_these_texts() -> None:
+    assert blake3("\0".join(parity.fuzz_texts()).encode()).hexdigest() == parity.FUZZ_TEXTS
 
 
 def test_ids_equal_tiktokens_on_the_fuzz_set(tokenizer: Tokenizer, reference: tiktoken.Encoding) -> None:
@@ -218,7 +223,9 @@ def test_a_fast_tokenizer_that_differs_is_not_used(
 
 
 def test_the_gate_opens_for_equal_tokenizers_and_is_remembered(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    assert parity.decide(tokenizer, tmp_path) == parity.Parity(fast=True, difference="")
+    decided = parity.decide(tokenizer, tmp_path)
+    assert (decided.fast, decided.difference) == (True, "")
+    assert (decided.size, decided.added) == (tokenizer.size, tokenizer.added)
     assert parity.decide(Broken(tokenizer.path, tokenizer.digest, fast=True), tmp_path).fast
     assert parity.agree(tokenizer, ["one", "two" * 100_000])
 
