@@ -326,7 +326,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     b: SideLabel
     equal: bool
     """Whether a training run sees the same on both sides: equal roots where both are known, else equal plans and settings, else
-    (a lock that cannot be planned) equal inputs and libraries."""
+    (a lock that cannot be planned) equal inputs."""
     causes: list[Cause]
     """What makes them differ, the first to look at first: the spec, then content, then libraries. Empty if `equal`."""
     possible: list[Cause]
@@ -334,7 +334,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     no_effect: list[Cause]
     """What differs and changes nothing that is trained."""
     unknown: dict[Level, str]
-    """Levels that cannot be told, and why."""
+    """Levels that cannot be told, and why; empty if `equal`."""
     spec: list[Change]
     """The canonical specs, key by key: comments, order of keys and defaults that are spelled out are not in them."""
     settings: list[Change]

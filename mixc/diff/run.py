@@ -105,15 +105,16 @@ def compare(a: Side, b: Side) -> Difference:
         shown, why = distributions(a, b, common)
         if why:
             unknown["signals"] = why
+    same = not verdict.causes if equal is None else equal
     whole, by_stage = composition.distances(stages_a, stages_b) if planned else (None, {})
     return Difference(
         a=a.about,
         b=b.about,
-        equal=not verdict.causes if equal is None else equal,
+        equal=same,
         causes=verdict.causes,
         possible=verdict.possible,
         no_effect=verdict.no_effect,
-        unknown=unknown,
+        unknown={} if same else unknown,
         spec=changes(a.spec, b.spec),
         settings=settings,
         sources=_sources(a, b, renames, files, rows),

@@ -79,7 +79,10 @@ def lines(difference: Difference) -> Iterator[Line]:
         yield from _section("signals", _signals(d))
         if d.order is not None:
             yield from _section("order", _order(d.order))
-    yield from _section("unknown", (Line(f"{level}: {why}") for level, why in d.unknown.items()))
+    levels: dict[str, list[str]] = {}
+    for level, why in d.unknown.items():
+        levels.setdefault(why, []).append(level)
+    yield from _section("unknown", (Line(f"{', '.join(names)}: {why}") for why, names in levels.items()))
 
 
 def _about(label: SideLabel) -> str:

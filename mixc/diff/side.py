@@ -241,35 +241,41 @@ def _spec_side(name: str, revision: Revision | None, scratch: Path, workers: int
 
 @contextlib.contextmanager
 def _lock_side(lock: Lock, label: str, scratch: Path) -> Iterator[Side]:
-    yield Side(
-        label=label,
-        kind="lock",
-        root=lock.root,
-        spec=lock.spec,
-        tokenizer=lock.tokenizer,
-        template=lock.template,
-        signals=lock.signals,
-        consumed=None if lock.continues is None else lock.continues.digest,
-        versions=lock.versions,
-        fragments=[
-            SideFragment(
-                source=name,
-                path=each.path,
-                digest=each.digest,
-                samples=each.samples,
-                rejects=each.rejects,
-                object=None,
-            )
-            for name in sorted(lock.sources)
-            for each in lock.sources[name]
-        ],
-        geometry=None,
-        train={},
-        plan=None,
-        summary=None,
-        unplanned="a lock holds no plan",
-        build=None,
-    )
+    from mixc.diff.locked import plan_lock
+
+    with using(cache_folder()) as use:
+        planned = plan_lock(lock, scratch, use)
+        known = None if isinstance(planned, str) else planned
+        locked = [(name, each) for name in sorted(lock.sources) for each in lock.sources[name]]
+        yield Side(
+            label=label,
+            kind="lock",
+            root=lock.root,
+            spec=lock.spec,
+            tokenizer=lock.tokenizer,
+            template=lock.template,
+            signals=lock.signals,
+            consumed=None if lock.continues is None else lock.continues.digest,
+            versions=lock.versions,
+            fragments=[
+                SideFragment(
+                    source=name,
+                    path=each.path,
+                    digest=each.digest,
+                    samples=each.samples,
+                    rejects=each.rejects,
+                    object=known.objects[number] if known else None,
+                    signals=known.signals[number] if known else {},
+                )
+                for number, (name, each) in enumerate(locked)
+            ],
+            geometry=known.geometry if known else None,
+            train=known.train if known else {},
+            plan=scratch if known else None,
+            summary=known.summary if known else None,
+            unplanned=planned if isinstance(planned, str) else "",
+            build=None,
+        )
 
 
 def _relative(path: str, base: Path) -> str:
