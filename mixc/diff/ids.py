@@ -16,27 +16,28 @@ Array = npt.NDArray[Any]
 Int = npt.NDArray[np.int64]
 
 
-def id_order(hi: Array, lo: Array) -> Int:
-    """The order int64 [N] that sorts ids; equal ones stand as they came.
+def sort_ids(hi: Array, lo: Array) -> tuple[Int, Array, Array]:
+    """The order int64 [N] that sorts ids, equal ones as they came, and both halves in it.
 
     Ids are digests, so their first bits nearly tell them apart: those are sorted as plain numbers with the row in the bits below,
-    which is eight times as fast as an argsort, and what they leave equal is sorted by the whole id.
+    which is eight times as fast as an argsort and leaves equal ids in their order. What only the later bits tell apart is few.
     """
     bits = np.uint64(max(1, (len(hi) - 1).bit_length()))
     keys = (hi >> bits << bits) | np.arange(len(hi), dtype=np.uint64)
     keys.sort()
     order = (keys & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
     first = keys >> bits
-    del keys
     same = first[1:] == first[:-1]
-    if same.any():
-        run = np.zeros(len(order), bool)
-        run[1:] = same
-        run[:-1] |= same
-        places = np.flatnonzero(run)
-        rows = order[places]
-        order[places] = rows[np.lexsort([rows, lo[rows], hi[rows]])]
-    return order
+    del keys, first
+    hi, lo = hi[order], lo[order]
+    unlike = same & ((hi[1:] != hi[:-1]) | (lo[1:] != lo[:-1]))
+    if unlike.any():
+        edges = np.flatnonzero(~same)  # the last row of each run of equal first bits
+        for end in np.unique(np.searchsorted(edges, np.flatnonzero(unlike))).tolist():
+            run = slice(int(edges[end - 1]) + 1 if end else 0, int(edges[end]) + 1 if end < len(edges) else len(order))
+            again = np.lexsort([order[run], lo[run], hi[run]])
+            order[run], hi[run], lo[run] = order[run][again], hi[run][again], lo[run][again]
+    return order, hi, lo
 
 
 def run_starts(hi: Array, lo: Array) -> Int:

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from mixc.diff.difference import Continuation, Order, Overlap, Place, Point, StageOrder
-from mixc.diff.ids import find
 from mixc.diff.placements import Placements
 from mixc.plan.tables import StagePlan
 
@@ -96,12 +95,13 @@ def point(place: Place | None, before: int, plans: Sequence[StagePlan], names: S
 def overlaps(
     a: Placements,
     b: Placements,
+    matched: Int,
     before: int,
     first_pack: int,
     names_a: Sequence[str],
 ) -> list[Overlap]:
     """How many of the samples that B trains from the first difference on, A has trained between there and the end of each of its
-    stages. The difference is `before` whole stages and, in the next one, `first_pack` packs into both."""
+    stages. `matched`: of each sample of A its number in B, or -1. The difference is `before` whole stages and, in the next one, `first_pack` packs into both."""
 
     def later(side: Placements) -> Array:
         rows: Array = (side.stage > before) | ((side.stage == before) & (side.pack >= first_pack))
@@ -109,18 +109,17 @@ def overlaps(
 
     left, right = np.flatnonzero(later(a)), later(b)
     use = np.add.reduceat(right.astype(np.int64), b.starts) > 0 if len(b.starts) else np.zeros(0, bool)
-    rest = b.starts[use]
     if not len(left):
         return []
     sample = np.cumsum(np.bincount(a.starts, minlength=len(a.hi)))[left] - 1
     earliest = np.full(len(a.starts), np.iinfo(np.uint16).max, np.uint16)
     np.minimum.at(earliest, sample, a.stage[left])
-    place = find(b.hi[rest], b.lo[rest], a.hi[a.starts], a.lo[a.starts])
-    trained = np.sort(earliest[place[place >= 0]])
+    common = np.flatnonzero(matched >= 0)
+    trained = np.sort(earliest[common[use[matched[common]]]])
     return [
         Overlap(
             stage=names_a[number],
-            samples=len(rest),
+            samples=int(use.sum()),
             repeated=int(np.searchsorted(trained, number, "right")),
         )
         for number in range(before, len(names_a))

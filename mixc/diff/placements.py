@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mixc.diff.ids import find, id_order, run_starts
+from mixc.diff.ids import find, run_starts, sort_ids
 from mixc.hashing import mix64
 from mixc.plan.load import id_halves
 from shards.digest import source_key
@@ -55,9 +55,10 @@ class Placements:
     """int64 [S]: where each sample's uses begin."""
     sources: list[str]
 
-    def __len__(self) -> int:
-        """Different samples."""
-        return len(self.starts)
+    @property
+    def ids(self) -> tuple[Array, Array]:
+        """Halves uint64 [S] of the different samples' ids, sorted."""
+        return self.hi[self.starts], self.lo[self.starts]
 
 
 def read_placements(path: Path, packs: Sequence[int], sources: Sequence[str]) -> Placements:
@@ -84,9 +85,8 @@ def read_placements(path: Path, packs: Sequence[int], sources: Sequence[str]) ->
     def joined(name: str, kind: type[np.unsignedinteger[Any]]) -> Array:
         return np.concatenate([np.zeros(0, kind), *(getattr(part, name) for part in found)])
 
-    hi, lo = joined("hi", np.uint64), joined("lo", np.uint64)
-    order = id_order(hi, lo)
-    hi, lo, row = hi[order], lo[order], row[order]
+    order, hi, lo = sort_ids(joined("hi", np.uint64), joined("lo", np.uint64))
+    row = row[order]
     stage, pack = joined("stage", np.uint16)[order], joined("pack", np.uint32)[order]
     source, tokens = joined("source", np.uint16)[order], joined("tokens", np.uint32)[order]
     starts = run_starts(hi, lo)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mixc.diff.difference import Renamed, RowChange, Rows
-from mixc.diff.ids import find, hexadecimal, id_order, run_starts
+from mixc.diff.ids import find, hexadecimal, run_starts, sort_ids
 from mixc.diff.side import SideFragment
 from mixc.measure.object import FACTS
 from mixc.plan.load import id_halves
@@ -116,10 +116,11 @@ def read_rows(plan: Path, sources: Collection[str]) -> dict[str, SourceRows]:
             continue
         table = pa.concat_tables(tables)
         hi, lo = id_halves(table["id"].combine_chunks())
-        order = id_order(hi, lo)
-        order = order[run_starts(hi[order], lo[order])]  # a sample that is used twice is one row
+        order, hi, lo = sort_ids(hi, lo)
+        once = run_starts(hi, lo)  # a sample that is used twice is one row
+        order = order[once]
         found[name] = SourceRows(
-            hi[order], lo[order], table["fragment"].to_numpy()[order], table["row"].to_numpy()[order]
+            hi[once], lo[once], table["fragment"].to_numpy()[order], table["row"].to_numpy()[order]
         )
     return found
 

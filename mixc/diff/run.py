@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from mixc.diff.difference import (
     SourceChange,
     StageOrder,
 )
+from mixc.diff.ids import find
 from mixc.diff.placements import Placements, read_placements
 from mixc.diff.rows import Files, compare_files, compare_rows, read_rows, same_columns
 from mixc.diff.selection import Selected, compare_selection
@@ -136,8 +138,13 @@ class _Plans:
         self.a, self.b, self.stages_a, self.stages_b = a, b, stages_a, stages_b
         self.plan_a, self.plan_b = a.plan, b.plan
         sources = sorted({fragment.source for side in (a, b) for fragment in side.fragments})
-        self.placed_a = self._read(self.plan_a, stages_a, sources)
-        self.placed_b = self._read(self.plan_b, stages_b, sources)
+        with ThreadPoolExecutor(2) as pool:  # to sort one side while the other is read
+            reading = [
+                pool.submit(self._read, plan, stages, sources)
+                for plan, stages in ((self.plan_a, stages_a), (self.plan_b, stages_b))
+            ]
+            self.placed_a, self.placed_b = (each.result() for each in reading)
+        self.matched = find(*self.placed_a.ids, *self.placed_b.ids)
         self.names = composition.joint(list(stages_a), list(stages_b))
 
     @staticmethod
@@ -171,7 +178,7 @@ class _Plans:
             overlap = []
             if first is not None:
                 pack = first.step * (plans[whole].batch if whole < len(plans) else 1)
-                overlap = order.overlaps(self.placed_a, self.placed_b, whole, pack, names_a)
+                overlap = order.overlaps(self.placed_a, self.placed_b, self.matched, whole, pack, names_a)
             continuation = Continuation(data=data, training=training, overlap=overlap)
         return order.whole_order(found, first, continuation)
 
@@ -220,6 +227,7 @@ class _Plans:
                 stages=[joint[name] for name in self.stages_b],
                 files=[fragment.path for fragment in self.b.fragments],
             ),
+            self.matched,
             self.names,
             rule_of,
         )

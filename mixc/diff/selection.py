@@ -41,10 +41,10 @@ class Selected:
     """The path of each of the plan's fragments, as it is shown."""
 
 
-def compare_selection(a: Selected, b: Selected, stages: Sequence[str], rule_of: MovedRule) -> SampleCounts:
-    """Compare two selections whose placements number the same list of sources. `stages`: the joint stages' names."""
+def compare_selection(a: Selected, b: Selected, there: Int, stages: Sequence[str], rule_of: MovedRule) -> SampleCounts:
+    """Compare two selections whose placements number the same list of sources. `there`: of each sample of A its number in B, or -1.
+    `stages`: the joint stages' names."""
     left, right = _samples(a, len(stages)), _samples(b, len(stages))
-    there = find(left.hi, left.lo, right.hi, right.lo)
     common = np.flatnonzero(there >= 0)
     other = there[common]
     gone = np.flatnonzero(there < 0)
@@ -127,9 +127,10 @@ def _samples(side: Selected, stages: int) -> _Samples:
         bits = np.where(joint // WORD == word, np.uint64(1) << (joint % WORD).astype(np.uint64), np.uint64(0))
         if len(starts):
             mask[:, word] = np.bitwise_or.reduceat(bits[placed.stage], starts)
+    hi, lo = placed.ids
     return _Samples(
-        hi=placed.hi[starts],
-        lo=placed.lo[starts],
+        hi=hi,
+        lo=lo,
         source=placed.source[starts],
         sources=placed.sources,
         tokens=placed.tokens[starts],
