@@ -69,7 +69,7 @@ def find_revision(label: str) -> Revision:
     """What `git:REV:PATH` names. As for git itself, PATH starts from the repository's top, and with `./` from here. Raises BuildError:
     no git, no repository, no such revision, no such path."""
     rev, colon, path = label.removeprefix(PREFIX).partition(":")
-    if not rev or not colon or not path:
+    if not rev or not colon or not path or "\0" in label:
         raise BuildError(
             f"{label!r} names no file of a revision", mend="write git:REV:PATH, as in git:HEAD~1:specs/demo.yaml"
         )
@@ -124,8 +124,6 @@ def _git(folder: Path, *arguments: str) -> bytes:
         done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, stdin=subprocess.DEVNULL)
     except FileNotFoundError as error:
         raise BuildError("git is not installed", mend="install it, or name files of the disk") from error
-    except ValueError as error:  # a null character
-        raise _FailedError(str(error)) from error
     if done.returncode:
         raise _FailedError(f"git {arguments[0]} failed", why=done.stderr.decode("utf-8", "replace").strip())
     return done.stdout

@@ -23,6 +23,10 @@ def other(make_mixc, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build
 
 
+SIDES = ("a", "b", "unknown", "distributions")
+"""Of a diff, what hangs on how its sides are known: a build without its objects in the cache tells no signals."""
+
+
 def placements(build: Path) -> list[dict]:
     return pq.read_table(build / "plan/placements.parquet").to_pylist()
 
@@ -79,7 +83,10 @@ def test_one_changed_weight_is_named_with_all_its_effects(mixc, demo: Path, othe
     assert advance["equal_steps"] == len(set(range(min(advance["steps_a"], advance["steps_b"]))) - steps)
 
     text = mixc("diff", demo, other, check=1).stdout
-    assert "stages.advance.mix.prose.weight: 0.35 -> 0.5" in text
+    assert text.splitlines()[3:5] == ["causes", "  weight of prose in stage advance: 0.35 -> 0.5"]
+    assert [cause["key"] for cause in found["causes"]] == ["stages.advance.mix.prose.weight"]
+    moved = [move for move in found["samples"]["moves"] if move["a"] and move["b"]]
+    assert sum(move["samples"] for move in moved) == found["samples"]["moved"]
     assert f"first difference: stage advance, step {pack // 4}" in text
 
 
@@ -87,7 +94,7 @@ def test_two_specs_and_a_build_and_a_spec_give_the_same_diff(mixc, demo: Path, o
     builds = mixc.json("diff", demo, other, check=1)
     for a, b in ((REPO / "specs/demo.yaml", REPO / "specs/demo-b.yaml"), (demo, REPO / "specs/demo-b.yaml")):
         found = mixc.json("diff", a, b, check=1)
-        assert {k: v for k, v in found.items() if k not in "ab"} == {k: v for k, v in builds.items() if k not in "ab"}
+        assert {k: v for k, v in found.items() if k not in SIDES} == {k: v for k, v in builds.items() if k not in SIDES}
 
 
 def test_a_changed_source_is_named(mixc, demo: Path, tmp_path: Path) -> None:
@@ -100,6 +107,10 @@ def test_a_changed_source_is_named(mixc, demo: Path, tmp_path: Path) -> None:
     assert not found["spec"]
     assert list(found["sources"]) == ["knowledge"]
     assert found["sources"]["knowledge"]["kept"] == 0
+    rows = found["sources"]["knowledge"]["rows"]
+    assert (rows["changed"], rows["added"], rows["removed"]) == (1, 0, 0)
+    assert [(row["change"], row["row_a"], row["row_b"]) for row in rows["examples"]] == [("changed", 0, 0)]
+    assert [cause["text"] for cause in found["causes"]] == ["content of source knowledge: 1 row changed"]
     assert found["samples"]["added_by_rule"]["knowledge"].get("absent") == 1
     assert found["samples"]["removed_by_rule"]["knowledge"].get("absent") == 1
 
@@ -119,8 +130,9 @@ def test_what_changed_is_said_first(mixc, demo: Path, tmp_path: Path, change: st
     mixc("compile", REPO / "specs/demo.yaml", "-o", build, "--set", change)
     found = mixc.json("diff", demo, build, check=1)
     assert [c["path"] for c in found["spec"]] == [path]
+    assert [cause["key"] for cause in found["causes"]] == [path]
     lines = mixc("diff", demo, build, check=1).stdout.splitlines()
-    assert path in lines[4]
+    assert lines[3:5] == ["causes", f"  {found['causes'][0]['text']}"]
 
 
 def test_a_change_that_trains_the_same_is_equal(mixc, demo: Path, tmp_path: Path) -> None:
