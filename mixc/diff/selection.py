@@ -163,9 +163,9 @@ class _Drops:
         names = [ABSENT]
         if not len(numbers):
             return _Rules(names, codes, rows)
-        table = pq.ParquetFile(self._path).read(columns=["source", "id", "rule"])
-        source = table["source"].combine_chunks().dictionary_encode()
-        rule = table["rule"].combine_chunks().dictionary_encode()
+        with pq.ParquetFile(self._path, read_dictionary=["source", "rule"]) as file:
+            table = file.read(columns=["source", "id", "rule"]).unify_dictionaries()
+        source, rule = table["source"].combine_chunks(), table["rule"].combine_chunks()
         hi, lo = id_halves(table["id"].combine_chunks())
         names += rule.dictionary.to_pylist()
         rule_codes = rule.indices.to_numpy().astype(np.int64) + 1
