@@ -156,8 +156,8 @@ def _part(table: pa.Table, bases: Array, keys: dict[str, tuple[int, np.uint64]])
     prints = np.empty((len(starts), 2), np.uint64)
     mixed = np.empty(len(pack), np.uint64)
     for lane, seed in enumerate(_LANES):
-        for at in range(0, len(pack), _SLICE):
-            part = slice(at, at + _SLICE)
+        for begin in range(0, len(pack), _SLICE):
+            part = slice(begin, begin + _SLICE)
             own = mix64(words[0][part] ^ seed)
             for word in words[1:]:
                 own = mix64(own ^ word[part])

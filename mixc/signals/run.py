@@ -117,7 +117,11 @@ def pinned_signals(paths: Mapping[str, Mapping[str, Path]]) -> dict[str, str]:
 def signals_to_pin(spec: Spec, base: Path) -> dict[str, str]:
     """What `pinned_signals` will give, before anything is computed. Raises SpecError and SourceError as
     `compute_signals`."""
-    benchmark = None if spec.decontaminate is None else load_benchmark(spec.decontaminate, base).digest
+    benchmark = None
+    if spec.decontaminate is not None:
+        from mixc.clean.benchmark_files import load_benchmark
+
+        benchmark = load_benchmark(spec.decontaminate, base).digest
     return {signal.name: _pin(signal.version, signal.benchmark) for signal in wanted_signals(spec, benchmark=benchmark)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,3 +144,28 @@ def test_an_extended_spec_outside_of_the_repository_is_refused(
     assert revision.read(revision.shown.parent / "nothing.yaml") is None
     with pytest.raises(MixcError, match="only what lies in its repository"):
         revision.read(revision.shown.parent / "../../base.yaml")
+
+
+def test_a_library_is_the_cause_where_results_differ_and_no_input_does(base: Project, tmp_path: Path) -> None:
+    lock = json.loads((base.build / "mixture.lock").read_text())
+    lock["root"], lock["versions"]["fastokens"] = "0" * 64, "0.0.1"
+    (tmp_path / "x.lock").write_text(json.dumps(lock))
+    found = diff(tmp_path / "x.lock", base.build)
+    assert not found.equal
+    assert [(cause.kind, cause.a) for cause in found.causes] == [("library", "0.0.1")]
+    lock["spec"]["seed"] = 8
+    (tmp_path / "x.lock").write_text(json.dumps(lock))
+    found = diff(tmp_path / "x.lock", base.build)
+    assert [cause.text for cause in found.causes] == ["seed: 8 -> 7"]
+    assert [(cause.kind, cause.why) for cause in found.possible] == [("library", "something else differs too")]
+
+
+def test_what_is_measured_is_compared_without_a_worker(base: Project) -> None:
+    """Datatrove runs the workers; it is not even loaded."""
+    code = f"""
+import sys
+from mixc.diff.run import diff
+assert diff({str(base.spec)!r}, {str(base.spec)!r}, workers=2).equal
+assert not {{"datatrove", "PIL", "torch"}} & sys.modules.keys(), "loaded"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
