@@ -320,6 +320,7 @@ def _entry(stage: str, source: str, a: Mapping[str, Any], b: Mapping[str, Any], 
         ("max_epochs", "cap", words.epochs),
         ("quantile", "quantile", words.quantile),
         ("balance", "balance", words.balance),
+        ("held_out", "held_out", None),
     ):
         x, y = (side.get(key, _default(MixEntry, key)) for side in (a, b))
         if x != y and not (key == "max_epochs" and cap_follows):

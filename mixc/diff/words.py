@@ -46,6 +46,7 @@ MIX = {
     "max_epochs": "cap",
     "quantile": "quantile",
     "balance": "balance",
+    "held_out": "use of what is held out",
 }
 """`cap of captions in stage align`."""
 TRAIN = {
