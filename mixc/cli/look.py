@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -28,25 +29,65 @@ BuildArgument = Annotated[
 ]
 
 
+class DiffFormat(StrEnum):
+    text = "text"
+    md = "md"
+    html = "html"
+
+
+_DIFF_FORMATS = {".md": DiffFormat.md, ".html": DiffFormat.html}
+"""By the suffix of --out."""
+
+
 def diff(
     a: Annotated[
         str, typer.Argument(help="a spec, a build, a lock, or git:REV:PATH of one", metavar="A", show_default=False)
     ],
     b: Annotated[str, typer.Argument(help="likewise", metavar="B", show_default=False)],
+    format: Annotated[
+        DiffFormat | None, typer.Option("--format", help="text for a terminal, md for a pull request, html for a page")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="write it there")] = None,
     workers: WorkersOption = None,
     json: JsonOption = False,
 ) -> None:
     """Say what changed from A to B and why, and the first training step that differs. Exits with 1 when they differ."""
     from mixc.cli.console import print_json
     from mixc.diff.run import diff as compare
-    from mixc.diff.show import show
+    from mixc.errors import MixcError
 
+    if json and (format or out):
+        raise MixcError("--json is a format of its own, on stdout", mend="leave out --format and --out")
+    if format is None:
+        format = _DIFF_FORMATS.get(out.suffix if out else "", DiffFormat.text)
+    if format is DiffFormat.html and out is None:
+        raise MixcError("a page needs a place", mend="name it: -o diff.html")
     for name in (a, b):
         _here(name)
     found = compare(a, b, workers=workers)
     if json:
         print_json(found)
+    elif format is DiffFormat.html:
+        from mixc.diff.page import write_page
+
+        assert out is not None
+        write_page(found, out)
+        print(out)
+    elif format is DiffFormat.md or out:
+        from mixc.diff.markdown import markdown
+        from mixc.diff.show import lines
+        from shards.atomic import atomic_write
+
+        text = markdown(found) if format is DiffFormat.md else "".join(f"{line.text}\n" for line in lines(found))
+        if out is None:
+            print(text, end="")
+        else:
+            with atomic_write(out) as file:
+                file.write(text.encode(errors="replace"))
+            print(out)
     else:
+        from mixc.diff.show import show
+
         show(found)
     raise typer.Exit(0 if found.equal else 1)
 

@@ -6,20 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mixc.diff.difference import (
-    QUANTILES,
-    Cause,
-    Continuation,
-    Difference,
-    Move,
-    Order,
-    Point,
-    SampleChange,
-    SampleCounts,
-    SideLabel,
-    SourceChange,
-)
-from mixc.plan.tables import SourcePlan
+from mixc.diff.difference import Cause, Difference, Move, Order, SampleCounts, SourceChange
+from mixc.diff.tables import about, composition, continuation, count, example, signals, steps
 
 Mark = Literal["", "heading", "good", "added", "removed", "changed", "dim"]
 MOVES, EXAMPLES, PATHS = 12, 6, 10
@@ -64,7 +52,7 @@ def lines(difference: Difference) -> Iterator[Line]:
     d = difference
     wide = max(len(d.a.path), len(d.b.path))
     for side, label in (("A", d.a), ("B", d.b)):
-        yield Line(f"{side}  {label.path:{wide}}  {_about(label)}")
+        yield Line(f"{side}  {label.path:{wide}}  {about(label)}")
     if d.equal:
         yield Line("")
         yield Line("equal: a training run sees the same in both", "good")
@@ -83,12 +71,6 @@ def lines(difference: Difference) -> Iterator[Line]:
     for level, why in d.unknown.items():
         levels.setdefault(why, []).append(level)
     yield from _section("unknown", (Line(f"{', '.join(names)}: {why}") for why, names in levels.items()))
-
-
-def _about(label: SideLabel) -> str:
-    root = f", root {label.root[:16]}" if label.root else ""
-    planned = {"spec": ", planned now", "build": "", "lock": ", planned now" if label.planned else ""}[label.kind]
-    return f"{label.kind} of {label.mixture}{root}{planned}"
 
 
 def _section(title: str, body: Iterable[Line]) -> Iterator[Line]:
@@ -118,7 +100,7 @@ def _table(rows: Sequence[Sequence[str]], marks: Sequence[Mark] = ()) -> Iterato
 def _sources(sources: dict[str, SourceChange]) -> Iterator[Line]:
     for name, change in sources.items():
         yield Line(
-            f"{name}: {_count(change.samples_a, change.samples_b)} samples, "
+            f"{name}: {count(change.samples_a, change.samples_b)} samples, "
             f"{change.kept:,} file{'' if change.kept == 1 else 's'} kept"
         )
         for paths, sign, mark in (
@@ -168,27 +150,16 @@ def _selection(s: SampleCounts) -> Iterator[Line]:
     if examples:
         yield Line("for example", "dim")
         for kind, each in examples[:EXAMPLES]:
-            yield Line(f"  {_example(kind, each)}", "dim")
-
-
-def _example(kind: str, each: SampleChange) -> str:
-    rule = each.rule_a if kind == "added" else each.rule_b
-    detail = each.detail_a if kind == "added" else each.detail_b
-    uses = " -> ".join(
-        ", ".join(f"{use.stage} x{use.times}" if use.times > 1 else use.stage for use in uses) or "out"
-        for uses in (each.uses_a, each.uses_b)
-    )
-    why = f"  {rule}" + (f": {detail}" if detail else "") if rule else ""
-    return f"{each.id}  {each.source}  {uses}{why}"
+            yield Line(f"  {example(kind, each)}", "dim")
 
 
 def _rules(rules: dict[str, dict[str, int]], one: str, many: str) -> Iterator[Line]:
     for source, counts in sorted(rules.items()):
-        for rule, count in sorted(counts.items()):
-            told = f"{one if count == 1 else many} {rule}"
+        for rule, samples in sorted(counts.items()):
+            told = f"{one if samples == 1 else many} {rule}"
             if rule == "absent":
-                told = "not in the source" if count else ""
-            yield Line(f"    {source}: {count:,} {told}")
+                told = "not in the source" if samples else ""
+            yield Line(f"    {source}: {samples:,} {told}")
 
 
 def _moves(moves: Sequence[Move]) -> Iterator[Line]:
@@ -201,22 +172,7 @@ def _moves(moves: Sequence[Move]) -> Iterator[Line]:
 
 def _composition(d: Difference) -> Iterator[Line]:
     if d.composition:
-        rows = [("stage", "source", "share wished", "share met", "tokens", "", "samples", "epochs")]
-        for row in d.composition:
-            a, b = row.a or _NOTHING, row.b or _NOTHING
-            rows.append(
-                (
-                    row.stage,
-                    row.source,
-                    _pair(f"{a.wished:.2%}", f"{b.wished:.2%}"),
-                    _pair(f"{a.met:.2%}", f"{b.met:.2%}"),
-                    _count(a.tokens, b.tokens),
-                    f"{b.tokens - a.tokens:+,}",
-                    _count(a.samples, b.samples),
-                    _pair(f"{a.epochs:.2f}", f"{b.epochs:.2f}"),
-                )
-            )
-        yield from _table(rows, ["dim"])
+        yield from _table(composition(d), ["dim"])
     for stage in d.stages:
         if stage.a is None or stage.b is None:
             only, verb = (stage.b, "only in B") if stage.a is None else (stage.a, "only in A")
@@ -224,9 +180,9 @@ def _composition(d: Difference) -> Iterator[Line]:
             yield Line(f"{stage.stage}: {verb}, {only.steps:,} steps of {only.batch:,} packs, {only.tokens:,} tokens")
         else:
             yield Line(
-                f"{stage.stage}: {_count(stage.a.tokens, stage.b.tokens)} tokens, "
-                f"{_count(stage.a.supervised_tokens, stage.b.supervised_tokens)} supervised, "
-                f"{_count(stage.a.images, stage.b.images)} images, {_count(stage.a.packs, stage.b.packs)} packs"
+                f"{stage.stage}: {count(stage.a.tokens, stage.b.tokens)} tokens, "
+                f"{count(stage.a.supervised_tokens, stage.b.supervised_tokens)} supervised, "
+                f"{count(stage.a.images, stage.b.images)} images, {count(stage.a.packs, stage.b.packs)} packs"
             )
     if d.distance is not None:
         yield Line(
@@ -235,37 +191,9 @@ def _composition(d: Difference) -> Iterator[Line]:
         )
 
 
-_NOTHING = SourcePlan(
-    wished=0.0,
-    met=0.0,
-    epochs=0.0,
-    eligible=0,
-    samples=0,
-    tokens=0,
-    supervised_tokens=0,
-    images=0,
-    tiles=0,
-)
-
-
-def _pair(a: str, b: str) -> str:
-    return a if a == b else f"{a} -> {b}"
-
-
-def _count(a: int, b: int) -> str:
-    return _pair(f"{a:,}", f"{b:,}")
-
-
 def _signals(d: Difference) -> Iterator[Line]:
-    if not d.distributions:
-        return
-    middle = [QUANTILES.index(part) for part in (0.05, 0.5, 0.95)]
-    rows = [("source", "signal", "uses", "5 %", "median", "95 %", "mean")]
-    for each in d.distributions:
-        cells = [_pair(f"{each.a.quantiles[n]:.4g}", f"{each.b.quantiles[n]:.4g}") for n in middle]
-        mean = _pair(f"{each.a.mean:.4g}", f"{each.b.mean:.4g}")
-        rows.append((each.source, each.signal, _count(each.a.count, each.b.count), *cells, mean))  # type: ignore[arg-type]
-    yield from _table(rows, ["dim"])
+    if d.distributions:
+        yield from _table(signals(d), ["dim"])
 
 
 def _order(order: Order) -> Iterator[Line]:
@@ -274,30 +202,6 @@ def _order(order: Order) -> Iterator[Line]:
         yield Line(f"first difference: stage {first.stage}, step {first.step:,}, pack {first.pack:,}", "changed")
     else:
         yield Line("every step trains the same packs")
-    rows = [("stage", "steps", "equal", "")]
-    for name, stage in order.stages.items():
-        rows.append((name, _count(stage.steps_a, stage.steps_b), f"{stage.equal_steps:,}", f"{stage.equal_share:.1%}"))
-    yield from _table(rows, ["dim"])
+    yield from _table(steps(order), ["dim"])
     if order.continuation is not None:
-        yield from _continuation(order.continuation)
-
-
-def _continuation(found: Continuation) -> Iterator[Line]:
-    if found.data.steps:
-        yield Line(f"a run of A may go on as B from its checkpoints up to {_point(found.data)}: no sample is repeated")
-    else:
-        yield Line("no checkpoint of A has trained only what B begins with")
-    if found.training.steps != found.data.steps:
-        where = f"up to {_point(found.training)}" if found.training.steps else "nowhere"
-        yield Line(f"learning rates and the rest are the same {where}")
-    for each in found.overlap:
-        if each.samples:
-            yield Line(
-                f"after stage {each.stage} of A, {each.repeated:,} of the {each.samples:,} samples that B goes on with "
-                f"({each.repeated / each.samples:.1%}) are trained already",
-                "dim",
-            )
-
-
-def _point(point: Point) -> str:
-    return f"step {point.step:,} of stage {point.stage}"
+        yield from map(Line, continuation(order.continuation))

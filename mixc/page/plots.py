@@ -21,10 +21,10 @@ def _svg(width: int, height: int, label: str, marks: Sequence[Markup]) -> Markup
     )
 
 
-def share_bar(met: float, wished: float | None = None, *, width: int = 160) -> Markup:
-    """One share of a whole as a bar, with a line where it was wished to end."""
+def share_bar(met: float, wished: float | None = None, *, width: int = 160, series: int = 0) -> Markup:
+    """One share of a whole as a bar in a series' colour, with a line where it was wished to end."""
     label = f"{met:.1%}" if wished is None else f"met {met:.1%}, wished {wished:.1%}"
-    marks = [Markup('<rect class="s0" y="2" height="10" width="{:.1f}"/>').format(met * width)]
+    marks = [Markup('<rect class="s{}" y="2" height="10" width="{:.1f}"/>').format(series % COLOURS, met * width)]
     if wished is not None:
         marks.append(Markup('<line class="wish" x1="{0:.1f}" x2="{0:.1f}" y1="0" y2="14"/>').format(wished * width))
     return _svg(width, 14, label, marks)

@@ -53,7 +53,7 @@ SURFACE = {
         *("--model", "--precision", "--json", "--help"),
     },
     "doctor": {"--json", "--help"},
-    "diff": {"a", "b", "--workers", "-j", "--json", "--help"},
+    "diff": {"a", "b", "--format", "--out", "-o", "--workers", "-j", "--json", "--help"},
     "inspect": {"build", "--stage", "--pack", "--step", "--sample", "--tokens", "--html", "--json", "--help"},
     "explain": {
         *("build", "--stage", "--step", "--pack", "--sample", "--file", "--row", "--text", "--image", "--limit"),
