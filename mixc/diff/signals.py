@@ -28,7 +28,7 @@ Array = npt.NDArray[Any]
 
 def distributions(a: Side, b: Side, sources: Collection[str]) -> tuple[list[Distribution], str]:
     """Of the uses of `sources`, which both sides have, and why some cannot be told; empty when all are."""
-    named = [_named(side) for side in (a, b)]
+    named = [named_signals(side) for side in (a, b)]
     wanted = {name: sorted(named[0].get(name, set()) | named[1].get(name, set())) for name in sorted(sources)}
     wanted = {name: signals for name, signals in wanted.items() if signals}
     gone = sorted(
@@ -38,7 +38,7 @@ def distributions(a: Side, b: Side, sources: Collection[str]) -> tuple[list[Dist
     wanted = {name: signals for name, signals in wanted.items() if name not in gone}
     if not wanted:
         return [], unknown
-    values = [_values(side, wanted) for side in (a, b)]
+    values = [signal_values(side, wanted) for side in (a, b)]
     found = []
     for source, signals in wanted.items():
         for signal in signals:
@@ -61,7 +61,7 @@ def distributions(a: Side, b: Side, sources: Collection[str]) -> tuple[list[Dist
     return found, unknown
 
 
-def _named(side: Side) -> dict[str, set[str]]:
+def named_signals(side: Side) -> dict[str, set[str]]:
     """Columns and signals by source that the spec's expressions name, in lower case, as DuckDB compares them; and computed signals."""
     spec = msgspec.convert(side.spec, Spec)
     expressions = parse_expressions(spec, nowhere)
@@ -74,12 +74,15 @@ def _named(side: Side) -> dict[str, set[str]]:
     return found
 
 
-def _values(side: Side, wanted: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], Array]:
-    """Finite values float64 of every use, sorted, by source and signal. A name that a source has no number by is left out."""
+def signal_values(
+    side: Side, wanted: Mapping[str, Sequence[str]], *, dropped: bool = False
+) -> dict[tuple[str, str], Array]:
+    """Finite values float64 of every use, or of every sample that no stage uses, sorted, by source and signal. A name that a source
+    has no number by is left out. Every object of these sources must be there."""
     assert side.plan is not None
     parts: dict[tuple[str, str], list[Array]] = {}
     lacking: set[tuple[str, str]] = set()
-    for number, rows in sorted(_uses(side.plan, wanted).items()):
+    for number, rows in sorted(_rows(side.plan, wanted, dropped=dropped).items()):
         fragment = side.fragments[number]
         columns = _columns(fragment, wanted[fragment.source])
         order = columns.pop("row")
@@ -97,14 +100,17 @@ def _values(side: Side, wanted: Mapping[str, Sequence[str]]) -> dict[tuple[str, 
     return found
 
 
-def _uses(plan: Path, sources: Collection[str]) -> dict[int, Array]:
-    """By fragment the rows uint64 of all uses of these sources' samples."""
+def _rows(plan: Path, sources: Collection[str], *, dropped: bool) -> dict[int, Array]:
+    """By fragment the rows uint64 of all uses of these sources' samples, or of what was dropped."""
     names = pa.array(sorted(sources), pa.string())
     parts: dict[int, list[Array]] = {}
-    with pq.ParquetFile(plan / "placements.parquet") as file:
+    columns = ["source", "fragment", "row", *([] if dropped else ["piece"])]
+    with pq.ParquetFile(plan / ("drops.parquet" if dropped else "placements.parquet")) as file:
         for group in range(file.metadata.num_row_groups):
-            table = file.read_row_group(group, columns=["source", "fragment", "row", "piece"])
-            table = table.filter(pc.and_(pc.is_in(table["source"], names), pc.equal(table["piece"], 0)))
+            table = file.read_row_group(group, columns=columns)
+            table = table.filter(pc.is_in(table["source"], names))
+            if not dropped:
+                table = table.filter(pc.equal(table["piece"], 0))
             fragments, rows = table["fragment"].to_numpy(), table["row"].to_numpy()
             for number in np.unique(fragments).tolist():
                 parts.setdefault(number, []).append(rows[fragments == number])

@@ -17,6 +17,7 @@ from mixc.report.figures import FILL_BINS, LENGTH_BINS, TILE_BARS, Division, Dro
 from mixc.report.forecast import GPU, MFU, Forecast, forecast
 from mixc.report.gallery import gallery
 from mixc.report.opened import open_plan, read_summary
+from mixc.report.spread import Spread, spreads
 from shards.atomic import atomic_write
 from shards.manifest import Manifest, StageEntry, read_manifest
 
@@ -59,6 +60,7 @@ def write_page(build: Path, out: Path, *, model: str | None = None, device: str 
             _stage(figures, number, plan, entry, sorted(lock.sources))
             for number, (plan, entry) in enumerate(zip(summary.stages, manifest.stages, strict=True))
         ]
+    spread, unknown = spreads(build)
     page = render(
         "report/report.html.j2",
         manifest=manifest,
@@ -70,6 +72,8 @@ def write_page(build: Path, out: Path, *, model: str | None = None, device: str 
         cost=cost,
         costs=_costs(manifest, cost),
         gallery=gallery(build, wanted),
+        spreads=[(each, _spread(each)) for each in spread],
+        unknown_spreads=unknown,
     )
     with atomic_write(out) as file:
         file.write(page.encode())
@@ -117,6 +121,16 @@ def _stage(figures: Figures, number: int, plan: StagePlan, entry: StageEntry, so
         ),
         division=division,
     )
+
+
+def _spread(spread: Spread) -> Markup:
+    width = (spread.high - spread.low) / len(spread.used)
+    bins = [
+        Bin(label=f"{spread.low + place * width:.4g} to {spread.low + (place + 1) * width:.4g}", counts=counts)
+        for place, counts in enumerate(zip(spread.used, spread.dropped, strict=True))
+    ]
+    label = f"{spread.signal} of {spread.source}: uses beside samples that are left out"
+    return histogram(bins, label, low=f"{spread.low:.4g}", high=f"{spread.high:.4g}", width=_NARROW)
 
 
 def _between(place: int, bins: int, whole: int, unit: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from html import unescape
@@ -15,6 +16,7 @@ from mixc.report.figures import FILL_BINS, LENGTH_BINS, Figures
 from mixc.report.forecast import Flops, Forecast
 from mixc.report.gallery import LONGEST, _cut
 from mixc.report.opened import open_plan
+from mixc.report.spread import BINS, spreads
 from shards.manifest import read_manifest
 from tests.browser import check_page, needs_chromium, opened
 from tests.compile.conftest import root
@@ -103,6 +105,30 @@ def test_the_gallery_tells_what_is_said_and_not_the_marks_of_turns() -> None:
     assert _cut([(before, False), ("so<|im_end|>", True)]) == [("why?", False), ("so", True)]
     assert _cut([("a", True), ("b" * 1000, True), ("never", True)]) == [("a", True), ("b" * (LONGEST - 1) + "…", True)]
     assert _cut([("<|endoftext|>", True)]) == []
+
+
+def test_signals_are_spread_as_the_sources_have_them(make_mixc, tmp_path: Path, monkeypatch) -> None:
+    scores = [0.0, 0.1, 0.2, 0.5, 0.5, 0.9, 1.0]
+    (tmp_path / "data.jsonl").write_text(
+        "".join(json.dumps({"text": f"text number {n}", "score": score}) + "\n" for n, score in enumerate(scores))
+    )
+    (tmp_path / "spec.yaml").write_text(
+        "mixture: m\nseed: 1\nmodel: sail-vl-tiny\n"
+        "sources: {one: {path: data.jsonl, kind: text, where: score >= 0.5}}\n"
+        "stages: [{name: s, budget: 2 epochs, mix: [one], sequence_length: 64, train: {lr: {language: 1e-3}, batch: 1}}]\n"
+    )
+    mixc = make_mixc()
+    mixc("compile", tmp_path / "spec.yaml", "-o", tmp_path / "build")
+    monkeypatch.setenv("MIXC_CACHE", str(mixc.cache))
+    [spread], unknown = spreads(tmp_path / "build")
+    assert (spread.source, spread.signal, spread.low, spread.high, unknown) == ("one", "score", 0.0, 1.0, "")
+    used, dropped = (dict.fromkeys(range(BINS), 0) for _ in range(2))
+    for score in scores:
+        side = used if score >= 0.5 else dropped
+        side[min(int(score * BINS), BINS - 1)] += 2 if score >= 0.5 else 1
+    assert (spread.used, spread.dropped) == (list(used.values()), list(dropped.values()))
+    monkeypatch.setenv("MIXC_CACHE", str(tmp_path / "empty"))
+    assert spreads(tmp_path / "build")[0] == [] and "Of one nothing" in spreads(tmp_path / "build")[1]
 
 
 def test_without_its_tokenizer_a_report_has_no_gallery_and_says_so(make_mixc, demo: Path, tmp_path: Path) -> None:
