@@ -4,14 +4,15 @@
 servers. `transformers`: as transformers' own InternVL model, which opens without remote code; only InternViT models have that form.
 
 Tensors go from file to file, one at a time and unchanged, so a model need not fit into memory. The folder appears when it is whole.
+Weights that are not those their config.json was written for are refused.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ import msgspec
 import torch
 
 from runtime import tensor_files, weights
-from runtime.errors import ArgumentError, CheckpointError, TrainError
+from runtime.errors import ArgumentError, TrainError
 from runtime.model import released
 from runtime.model.released import Entry
 from runtime.model.zoo import Architecture, architecture
+from runtime.new_folder import appearing
+from runtime.safetensor import Stored
 from runtime.tensor_files import TensorFiles
-from shards.atomic import atomic_write, sync_folder
+from shards.atomic import atomic_write
 from shards.errors import ShardError
 from shards.manifest import Geometry
 
@@ -41,39 +44,33 @@ def export(
     nobody sees weights without them.
 
     Raises CheckpointError for weights that are not whole, ArgumentError for a form that the model does not have or a folder that
-    is not empty.
+    is not empty, OSError when it cannot be written.
     """
-    config = weights.read_config(folder)
-    if config is None:
-        raise CheckpointError(
-            "no weights of a trained stage here", where=str(folder), mend="give a folder such as RUN/STAGE"
-        )
+    if out.exists() and any(out.iterdir()):
+        raise ArgumentError("something is in this folder already", where=str(out), mend="give another --out")
+    config = weights.trusted(folder)
     geometry = msgspec.convert(config.geometry, Geometry)
     shape = architecture(config.model, geometry)
     if form == "transformers" and shape.vision.kind != "internvit":
         raise ArgumentError(
             f"transformers has no model of {shape.name}'s kind: its tower is no InternViT", mend="use --format released"
         )
-    if out.exists() and any(out.iterdir()):
-        raise ArgumentError("something is in this folder already", where=str(out), mend="give another --out")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    with tensor_files.opened(folder) as files:
-        plan = _released(shape) if form == "released" else _transformers(shape, tied=weights.HEAD not in files.names)
+    with ExitStack() as stack:
+        files = stack.enter_context(tensor_files.opened(folder))
         tied = weights.HEAD not in files.names
-        sizes = {name: size for entry in plan for name, size in _sizes(entry, files)}
-        tensor_files.write(partial, _tensors(plan, files), sizes)
-    about = _config(shape, geometry, config, form=form, tied=tied, template=template)
-    with atomic_write(partial / "config.json") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(about), indent=2) + b"\n")
-    for path in sorted(beside.iterdir()) if beside else ():
-        with atomic_write(partial / path.name) as file:
-            file.write(path.read_bytes())
-    if out.exists():
-        out.rmdir()
-    partial.replace(out)
-    sync_folder(out.parent)
+        plan = _released(shape) if form == "released" else _transformers(shape, tied=tied)
+        if missing := {name for entry in plan for name in _sources(entry, files)} - files.names:
+            raise weights.mismatch(folder, missing=missing, odd=set())
+        stored = {name: about for entry in plan for name, about in _stored(entry, files)}
+        with appearing(out, size=sum(each.bytes for each in stored.values())) as partial:
+            tensor_files.write(partial, _tensors(plan, files), stored)
+            stack.close()  # says if the weights were changed under way, and must before `out` appears
+            described = _config(shape, geometry, config, form=form, tied=tied, template=template)
+            with atomic_write(partial / "config.json") as file:
+                file.write(msgspec.json.format(msgspec.json.encode(described), indent=2) + b"\n")
+            for path in sorted(beside.iterdir()) if beside else ():
+                with atomic_write(partial / path.name) as file:
+                    file.write(path.read_bytes())
     return shape
 
 
@@ -109,19 +106,23 @@ def _sources(entry: Entry, files: TensorFiles) -> list[str]:
     return [_EMBEDDINGS if name == weights.HEAD and name not in files.names else name for name in entry.ours]
 
 
-def _sizes(entry: Entry, files: TensorFiles) -> Iterator[tuple[str, int]]:
+def _stored(entry: Entry, files: TensorFiles) -> Iterator[tuple[str, Stored]]:
     shapes = [
-        torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in map(files.shape, _sources(entry, files))
+        torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in map(files.stored, _sources(entry, files))
     ]
     for name, tensor in zip(entry.released, entry.to_released(shapes), strict=True):
-        yield name, tensor.numel() * tensor.element_size()
+        yield name, Stored(tuple(tensor.shape), tensor.dtype)
 
 
 def _tensors(plan: Sequence[Entry], files: TensorFiles) -> Iterator[tuple[str, torch.Tensor]]:
     for entry in plan:
-        made = entry.to_released([files.read(name) for name in _sources(entry, files)])
-        for name, tensor in zip(entry.released, made, strict=True):
-            yield name, tensor.clone(memory_format=torch.contiguous_format)  # a tied head is not the same memory twice
+        yield from _made(entry, files)
+
+
+def _made(entry: Entry, files: TensorFiles) -> Iterator[tuple[str, torch.Tensor]]:
+    """Apart from `_tensors`, so that nothing holds one entry's tensors while the next is read."""
+    read = [files.read(name) for name in _sources(entry, files)]
+    yield from zip(entry.released, entry.to_released(read), strict=True)
 
 
 def _config(
@@ -163,7 +164,7 @@ def _config(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The program. Returns its exit status."""
-    parser = argparse.ArgumentParser(prog="mixc export", description=__doc__.splitlines()[0].partition(": ")[2])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(prog="mixc export", description=__doc__.splitlines()[0].partition(": ")[2])
     parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="a folder that a stage was saved in: RUN/STAGE")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     parser.add_argument("--format", choices=FORMATS, default="released", help="the form (released)")
@@ -176,6 +177,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except (TrainError, ShardError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"{parser.prog}: {error.filename or arguments.out}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -31,7 +31,7 @@ from runtime.errors import ArgumentError, CheckpointError, TrainError
 from runtime.images import tile
 from runtime.initial import Initial
 from runtime.model import released
-from runtime.model.sail_vl import SailVL
+from runtime.model.sail_vl import PARTS, SailVL
 from runtime.model.zoo import ARCHITECTURES, Architecture
 from shards.errors import ShardError
 from shards.images import ImageError
@@ -101,8 +101,7 @@ def _is_of(shape: Architecture, config: dict[str, Any]) -> bool:
 
 def open_model(shape: Architecture, folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[SailVL, str]:
     """The model with its weights, ready to generate, and what was loaded."""
-    torch.manual_seed(0)
-    model = SailVL(shape, dtype)
+    model = SailVL(shape, dtype, given=PARTS)
     said = initial.load(model, Initial(whole=folder))
     return ready(model.to(device)), said
 
@@ -127,7 +126,7 @@ def prompt_embeddings(model: SailVL, request: Request) -> torch.Tensor:
         )
     if odd := [token for token in request.tokens if not 0 <= token < language.vocab]:
         raise RefusedError(f"the prompt has token {odd[0]}, and the model knows {language.vocab}")
-    device = model.projector.mlp[1].weight.device
+    device = model.language.device
     tokens = torch.tensor(request.tokens, device=device)
     embeds_TD = model.language.get_input_embeddings()(tokens)
     places = (tokens == request.image_token).nonzero()[:, 0]

@@ -1,5 +1,8 @@
 """The weights that a run begins with: those of a stage that was trained, of a released model, or of its parts.
 
+A model that is given all its weights is built without any (`given`), and each tensor is read straight into its place: nothing is
+drawn to be thrown away, and one model is in memory, not two.
+
 Loading is strict in every case: each tensor of the model comes from the folder, and each tensor of the folder goes into the
 model, or the first one that does not is named. What config.json says of how a model computes, and no tensor would show (heads,
 rotary base, order of pixel shuffle), must be what the model here does.
@@ -13,13 +16,12 @@ from typing import Any
 
 import msgspec
 import torch
-from torch import nn
 
 from runtime import tensor_files, weights
 from runtime.errors import ArgumentError, CheckpointError
 from runtime.model import released
 from runtime.model.language import untie
-from runtime.model.sail_vl import SailVL
+from runtime.model.sail_vl import PARTS, SailVL
 from runtime.model.zoo import Architecture
 from runtime.tensor_files import TensorFiles
 
@@ -43,6 +45,13 @@ def check(initial: Initial) -> None:
     for folder in folders:
         with tensor_files.opened(folder):
             pass
+
+
+def given(initial: Initial) -> tuple[str, ...]:
+    """The parts of a model that `load` gives weights."""
+    if initial.whole is not None:
+        return PARTS
+    return tuple(name for name in PARTS if getattr(initial, name, None) is not None)
 
 
 def adopted(shape: Architecture, initial: Initial) -> Architecture:
@@ -74,9 +83,11 @@ def load(model: SailVL, initial: Initial) -> str:
         else:
             said.append(_load_released(model, initial.whole, config))
     if initial.vision is not None:
-        said.append(_load_part(model, model.vision, initial.vision, "vision"))
+        said.append(_load_part(model, initial.vision, "vision"))
     if initial.language is not None:
-        said.append(_load_part(model, model.language, initial.language, "language"))
+        said.append(_load_part(model, initial.language, "language"))
+    empty = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
+    assert not empty, f"the model was built for other weights than it was given: it has no {empty[0]}"
     return ", ".join(said)
 
 
@@ -110,7 +121,7 @@ def _load_released(model: SailVL, folder: Path, config: dict[str, Any]) -> str:
     return f"{count} tensors of the released model in {folder}"
 
 
-def _load_part(model: SailVL, part: nn.Module, folder: Path, which: str) -> str:
+def _load_part(model: SailVL, folder: Path, which: str) -> str:
     """A folder that holds one part, or a whole released model of which only that part is taken."""
     shape, config = model.shape, read_config(folder)
     if which == "vision":
@@ -149,18 +160,17 @@ def _fill(model: SailVL, files: TensorFiles, entries: list[released.Entry], only
         else:
             untie(model.language)
     held = dict(model.named_parameters())
-    with torch.no_grad():
-        for entry in entries:
-            try:
-                values = entry.to_ours([files.read(name) for name in entry.released])
-            except (RuntimeError, IndexError) as error:  # stacked or split, they would have no shape at all
-                raise weights.misshapen(files.folder, entry.released[0], why=str(error)) from None
-            for name, value in zip(entry.ours, values, strict=True):
-                if value.shape != held[name].shape:
-                    raise weights.misshapen(
-                        files.folder,
-                        entry.released[0],
-                        why=f"it would make {name} {list(value.shape)}, which the model has as {list(held[name].shape)}",
-                    )
-                held[name].copy_(value)
+    for entry in entries:
+        try:
+            values = entry.to_ours([files.read(name) for name in entry.released])
+        except (RuntimeError, IndexError) as error:  # stacked or split, they would have no shape at all
+            raise weights.misshapen(files.folder, entry.released[0], why=str(error)) from None
+        for name, value in zip(entry.ours, values, strict=True):
+            if value.shape != held[name].shape:
+                raise weights.misshapen(
+                    files.folder,
+                    entry.released[0],
+                    why=f"it would make {name} {list(value.shape)}, which the model has as {list(held[name].shape)}",
+                )
+            weights.give(held[name], value)
     return len(wanted)

@@ -5,8 +5,8 @@ is better than each (Wortsman et al. 2022). SAIL-VL2 averages such fine-tuned mo
 not of one family: 74.5 and 75.4 became 12.9 (arXiv:2509.14033, table 5).
 
 A tensor is sum(share * value), in fp64, rounded once to the precision that it came in. The models are added up in the order of
-their digests, so the order in which they are given changes no byte. They are read a tensor at a time; what is held is one model,
-the result.
+their digests, so the order in which they are given changes no byte. They are read, and the result is written, some million numbers
+at a time: neither is ever in memory. The folder appears when it is whole.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import combinations, pairwise
@@ -25,12 +25,14 @@ import torch
 
 from runtime import initial, record, tensor_files, weights
 from runtime.errors import ArgumentError, CheckpointError, TrainError
+from runtime.safetensor import Stored
 from runtime.tensor_files import TensorFiles
 from runtime.weights import Config, Ingredient
-from shards.digest import digest_file
 from shards.errors import ShardError
 
 PROGRAM = "mixc soup"
+_BLOCK = 1 << 22
+"""Numbers at a time: some 80 MB, most of it in fp64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +62,25 @@ def soup(folders: Sequence[Path], out: Path, given: Sequence[float] | None = Non
         files = [stack.enter_context(tensor_files.opened(model.folder)) for model in models]
         for other in files[1:]:
             _same_tensors(files[0], other)
-        whole = dict(_averages(files, [model.weight for model in models]))
-    roots = {model.config.root for model in models}
-    if out.exists():
-        out.rmdir()
-    weights.write(
-        out,
-        whole,
-        model=first.model,
-        geometry=first.geometry,
-        root=first.root if len(roots) == 1 else "",
-        stage="",
-        steps=0,
-        precision=first.precision,
-        pixel_shuffle=first.pixel_shuffle,
-        shared=first.shared,
-        soup=[
-            Ingredient(weights=own.weights, share=share, root=own.root, stage=own.stage, steps=own.steps)
-            for own, share in zip([model.config for model in models], shares, strict=True)
-        ],
-    )
+        stored = {name: files[0].stored(name) for name in sorted(files[0].names)}
+        roots = {model.config.root for model in models}
+        weights.write(
+            out,
+            stored,
+            _averages(stack, files, stored, [model.weight for model in models]),
+            model=first.model,
+            geometry=first.geometry,
+            root=first.root if len(roots) == 1 else "",
+            stage="",
+            steps=0,
+            precision=first.precision,
+            pixel_shuffle=first.pixel_shuffle,
+            shared=first.shared,
+            soup=[
+                Ingredient(weights=own.weights, share=share, root=own.root, stage=own.stage, steps=own.steps)
+                for own, share in zip([model.config for model in models], shares, strict=True)
+            ],
+        )
 
 
 def _models(folders: Sequence[Path], given: Sequence[float] | None) -> list[Model]:
@@ -93,7 +94,7 @@ def _models(folders: Sequence[Path], given: Sequence[float] | None) -> list[Mode
     for weight in given:
         if not 0 < weight < math.inf:
             raise ArgumentError(f"a weight must be above 0, got {weight:g}", where="--weights")
-    models = [Model(folder, _config(folder), weight) for folder, weight in zip(folders, given, strict=True)]
+    models = [Model(folder, weights.trusted(folder), weight) for folder, weight in zip(folders, given, strict=True)]
     for other in models[1:]:
         _same_model(models[0], other)
     models.sort(key=lambda model: model.config.weights)
@@ -103,17 +104,6 @@ def _models(folders: Sequence[Path], given: Sequence[float] | None) -> list[Mode
                 "the same weights are given twice", where=str(other.folder), why=f"{one.folder} has them, too"
             )
     return models
-
-
-def _config(folder: Path) -> Config:
-    config, path = weights.read_config(folder), folder / weights.FILE
-    if config is None or not path.exists():
-        raise CheckpointError(
-            "no weights of a trained stage here", where=str(folder), mend="give a folder such as RUN/STAGE"
-        )
-    if digest_file(path) != config.weights:
-        raise CheckpointError("its bytes are not those that config.json was written for", where=str(path))
-    return config
 
 
 def _same_model(one: Model, other: Model) -> None:
@@ -127,9 +117,9 @@ def _same_tensors(one: TensorFiles, other: TensorFiles) -> None:
     if odd := one.names ^ other.names:
         raise _another(other.folder, one.folder, f"only one of them has {min(odd)}")
     for name in sorted(one.names):
-        (shape, dtype), (its_shape, its_dtype) = one.shape(name), other.shape(name)
+        (shape, dtype), (its_shape, its_dtype) = one.stored(name), other.stored(name)
         if shape != its_shape:
-            raise _another(other.folder, one.folder, f"{name} ({shape} -> {its_shape})")
+            raise _another(other.folder, one.folder, f"{name} ({list(shape)} -> {list(its_shape)})")
         if dtype != its_dtype:
             raise _another(other.folder, one.folder, f"{name} ({dtype} -> {its_dtype})")
 
@@ -138,18 +128,23 @@ def _another(where: Path, one: Path, difference: str) -> CheckpointError:
     return CheckpointError(f"not the same model as in {one}", where=str(where), why=f"differs: {difference}")
 
 
-def _averages(files: Sequence[TensorFiles], given: Sequence[float]) -> Iterator[tuple[str, torch.Tensor]]:
+def _averages(
+    stack: ExitStack, files: Sequence[TensorFiles], stored: Mapping[str, Stored], given: Sequence[float]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """In pieces of at most `_BLOCK` numbers. Closes `stack`, which has `files`, before it ends: a file that was changed under way
+    is known before its average has a name."""
     total = math.fsum(given)
-    for name in sorted(files[0].names):
-        shape, dtype = files[0].shape(name)
-        summed = torch.zeros(shape, dtype=torch.float64)
-        for file, weight in zip(files, given, strict=True):
-            summed += file.read(name).double().mul_(weight)
-        mean = summed.div_(total)
-        average = (mean if dtype.is_floating_point else mean.round()).to(dtype)  # counts stay whole numbers
-        if not mean.isfinite().all():
-            raise CheckpointError("a weight is not finite", where=name, why="the average would not be")
-        yield name, average
+    for name, (_, dtype) in stored.items():
+        for start in range(0, stored[name].numel, _BLOCK):
+            stop = min(start + _BLOCK, stored[name].numel)
+            summed = torch.zeros(stop - start, dtype=torch.float64)
+            for file, weight in zip(files, given, strict=True):
+                summed += file.part(name, start, stop).double().mul_(weight)
+            mean = summed.div_(total)
+            if not mean.isfinite().all():
+                raise CheckpointError("a weight is not finite", where=name, why="the average would not be")
+            yield name, (mean if dtype.is_floating_point else mean.round()).to(dtype)  # counts stay whole numbers
+    stack.close()
 
 
 def warnings(folders: Sequence[Path]) -> list[str]:
@@ -215,7 +210,7 @@ def _numbers(text: str) -> list[float]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The program. Returns its exit status."""
-    parser = _Parser(prog=PROGRAM, description=__doc__.splitlines()[0].partition(": ")[2])  # type: ignore[union-attr]
+    parser = _Parser(prog=PROGRAM, description=__doc__.splitlines()[0].partition(": ")[2])
     parser.add_argument(
         "models", type=Path, nargs="+", metavar="WEIGHTS", help="folders that stages were saved in: RUN/STAGE"
     )
@@ -234,6 +229,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"{PROGRAM}: {error.filename or arguments.out}: {error.strerror or error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     print(f"{arguments.out}: the average of {len(arguments.models)} models")
     return 0
 

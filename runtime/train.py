@@ -192,7 +192,12 @@ class Run:
             begin = continued.find(Path(settled.continues), manifest, settled)
             seed, origin = begin.seed, initial.Initial(whole=begin.origin)
         model = build_model(
-            manifest.geometry.name, manifest.geometry, seed, dtype, lambda shape: initial.adopted(shape, origin)
+            manifest.geometry.name,
+            manifest.geometry,
+            seed,
+            dtype,
+            lambda shape: initial.adopted(shape, origin),
+            given=initial.given(origin),
         )
         loaded = initial.load(model, origin) or f"random, seed {seed}"
         model.prepare(entry.train)

@@ -7,22 +7,21 @@ config.json has the others. Tensors have the precision that the stage was traine
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from blake3 import blake3
 from torch import nn
 
 from runtime.errors import CheckpointError
 from runtime.model.language import untie
+from runtime.new_folder import appearing
 from runtime.processes import Place, barrier
-from shards.atomic import sync_folder
+from runtime.safetensor import Stored, raw, reading, writing
+from shards.atomic import atomic_write
 from shards.digest import digest_file
 
 if TYPE_CHECKING:
@@ -86,17 +85,16 @@ def tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     return stored, shared
 
 
-def gather(model: nn.Module, place: Place) -> dict[str, torch.Tensor]:
-    """The weights on the CPU, whole, in the first process; nothing in the others. In all processes."""
+def gather(model: nn.Module, place: Place) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights on the CPU, whole, in the first process, one after another: each is good until the next is asked for. Nothing
+    in the others. To be exhausted in all processes."""
     import deepspeed
 
-    whole = {}
     for name, tensor in tensors(model)[0].items():
         divided = [tensor] if hasattr(tensor, "ds_id") else []
         with deepspeed.zero.GatheredParameters(divided, enabled=bool(divided)):
             if place.first:
-                whole[name] = tensor.detach().to("cpu", copy=True).contiguous()
-    return whole
+                yield name, tensor.detach().cpu()
 
 
 def save(model: nn.Module, folder: Path, place: Place, /, **about: Any) -> None:
@@ -105,28 +103,37 @@ def save(model: nn.Module, folder: Path, place: Place, /, **about: Any) -> None:
 
     In all processes; returns when the folder is there. OSError when it cannot be written.
     """
-    whole = gather(model, place)
+    gathered = gather(model, place)
     if place.first:
-        write(folder, whole, shared=tensors(model)[1], **about)
+        own, shared = tensors(model)
+        stored = {name: Stored(tuple(getattr(each, "ds_shape", each.shape)), each.dtype) for name, each in own.items()}
+        # in the place of what was there: of a run that was killed right after
+        write(folder, stored, gathered, replacing=True, shared=shared, **about)
+    else:
+        for _ in gathered:
+            pass
     barrier()
 
 
-def write(folder: Path, whole: dict[str, torch.Tensor], /, **about: Any) -> None:
-    """Write tensors by name to `folder`, which appears when it is whole, in the place of what was there. `about` are
-    Config's fields but `format` and `weights`."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(whole, partial / FILE, metadata={"format": "pt"})
-    config = Config(format=FORMAT, weights=digest_file(partial / FILE), **about)
-    (partial / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n")
-    for name in (FILE, CONFIG):
-        with (partial / name).open("rb") as file:
-            os.fsync(file.fileno())
-    sync_folder(partial)
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed right after
-    partial.replace(folder)
-    sync_folder(folder.parent)
+def write(
+    folder: Path,
+    stored: Mapping[str, Stored],
+    pieces: Iterable[tuple[str, torch.Tensor]],
+    /,
+    *,
+    replacing: bool = False,
+    **about: Any,
+) -> None:
+    """Write tensors to `folder`, which appears when it is whole. `pieces` are those that `stored` describes, in any order, each
+    whole or in pieces of some rows; `about` are Config's fields but `format` and `weights`. Raises as `appearing`."""
+    with appearing(folder, size=sum(each.bytes for each in stored.values()), replacing=replacing) as partial:
+        with writing(partial / FILE, stored) as file:
+            for name, piece in pieces:
+                file.write(name, piece)
+                del piece  # before the next is made
+        config = Config(format=FORMAT, weights=digest_file(partial / FILE), **about)
+        with atomic_write(partial / CONFIG) as out:
+            out.write(msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n")
 
 
 def read_config(folder: Path) -> Config | None:
@@ -140,12 +147,24 @@ def read_config(folder: Path) -> Config | None:
         raise CheckpointError("not a description of weights", where=str(path), why=str(error)) from None
 
 
+def trusted(folder: Path) -> Config:
+    """What is known of the weights in `folder`, which are, to the last byte, those that it was said of. Raises CheckpointError."""
+    config, path = read_config(folder), folder / FILE
+    if config is None or not path.exists():
+        raise CheckpointError(
+            "no weights of a trained stage here", where=str(folder), mend="give a folder such as RUN/STAGE"
+        )
+    if digest_file(path) != config.weights:
+        raise _others(path)
+    return config
+
+
 def load(model: SailVL, folder: Path) -> int:
     """Give `model` the weights in `folder`, every tensor of it, converted to its precision. Returns how many.
 
-    Nothing is left at random: a name that only one of the two has, or another shape, is an error. So are
+    Nothing is left at random or empty: a name that only one of the two has, or another shape, is an error. So are
     weights that are not those config.json was written for. A head of its own makes the model's one of its own.
-    Raises CheckpointError.
+    Raises CheckpointError, when the model may have some of the weights.
     """
     path = folder / FILE
     if not path.exists():
@@ -153,26 +172,43 @@ def load(model: SailVL, folder: Path) -> int:
             f"no {FILE} here", where=str(folder), mend="give a folder that a stage was saved in, such as RUN/STAGE"
         )
     config = read_config(folder)
-    if config is not None and digest_file(path) != config.weights:
-        raise CheckpointError("its bytes are not those that config.json was written for", where=str(path))
-    try:
-        with safe_open(path, framework="pt") as file, torch.no_grad():
-            found = set(file.keys())
-            if HEAD in found:
-                untie(model.language)
-            wanted, _ = tensors(model)
-            if found != wanted.keys():
-                raise mismatch(path, missing=wanted.keys() - found, odd=found - wanted.keys())
-            for name, tensor in wanted.items():
-                value = file.get_tensor(name)
-                if value.shape != tensor.shape:
-                    raise misshapen(
-                        path, name, why=f"its shape is {list(value.shape)}, the model's is {list(tensor.shape)}"
-                    )
-                tensor.copy_(value)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError("cannot be read as safetensors", where=str(path), why=str(error)) from None
+    with reading(path) as file:
+        found = set(file.names)
+        if HEAD in found:
+            untie(model.language)
+        wanted, _ = tensors(model)
+        if found != wanted.keys():
+            raise mismatch(path, missing=wanted.keys() - found, odd=found - wanted.keys())
+        for name, tensor in wanted.items():
+            shape = file.stored(name).shape
+            if shape != tensor.shape:
+                raise misshapen(path, name, why=f"its shape is {list(shape)}, the model's is {list(tensor.shape)}")
+        hasher = blake3(file.head)
+        for name in file.names:  # in the file's order: what is loaded is what is digested, in one reading
+            value = file.read(name)
+            hasher.update(raw(value))
+            give(wanted[name], value)
+    if config is not None and hasher.hexdigest() != config.weights:
+        raise _others(path)
     return len(wanted)
+
+
+@torch.no_grad()
+def give(tensor: torch.Tensor, value: torch.Tensor) -> None:
+    """Make a model's `tensor`, be it without content on the meta device, be `value` in its own precision, for all that hold it."""
+    if not tensor.is_meta:
+        tensor.copy_(value)
+        return
+    value = value.to(tensor.dtype).contiguous()
+    if value.untyped_storage().nbytes() > value.nbytes:  # a part of something would keep the whole in memory
+        value = value.clone()
+    if isinstance(tensor, nn.Parameter):
+        value = nn.Parameter(value, requires_grad=tensor.requires_grad)
+    torch.utils.swap_tensors(tensor, value)
+
+
+def _others(path: Path) -> CheckpointError:
+    return CheckpointError("its bytes are not those that config.json was written for", where=str(path))
 
 
 def mismatch(where: Path, *, missing: Set[str], odd: Set[str]) -> CheckpointError:

@@ -91,12 +91,15 @@ def untie(language: Language) -> None:
 
 
 def restore_rotary(language: Language) -> None:
-    """Set the rotary frequencies to their exact values in float32, on the device where they are.
+    """Set the rotary frequencies to their exact values in float32, on the device where they are; on the CPU where they have no
+    content yet.
 
     They are buffers, so `.bfloat16()` rounds them with the weights, which at position 8,000 turns an angle of
     a head of width 128 by up to nine radians. transformers computes with them in float32.
     """
     rotary = language.model.rotary_emb
-    frequencies, rotary.attention_scaling = rotary.compute_default_rope_parameters(rotary.config)
+    with torch.device("cpu"):
+        frequencies, rotary.attention_scaling = rotary.compute_default_rope_parameters(rotary.config)
     for name in ("inv_freq", "original_inv_freq"):
-        setattr(rotary, name, frequencies.to(getattr(rotary, name).device, copy=True))
+        device = getattr(rotary, name).device
+        setattr(rotary, name, frequencies.to("cpu" if device.type == "meta" else device, copy=True))

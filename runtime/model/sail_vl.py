@@ -8,7 +8,7 @@ Shapes: T tokens, N targets, M tiles, P rows a tile, D width of the language mod
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,11 +21,14 @@ from runtime.batch import Batch
 from runtime.images import normalise
 from runtime.model.balance import Balance
 from runtime.model.head import Output
-from runtime.model.language import build_language, no_mask, restore_rotary, routers
+from runtime.model.language import Language, build_language, no_mask, restore_rotary, routers
 from runtime.model.projector import Projector
 from runtime.model.vision import Vision
 from runtime.model.zoo import Architecture, architecture
 from shards.manifest import Geometry, TrainSettings
+
+PARTS = ("vision", "projector", "language")
+"""In the order in which random weights are drawn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,18 +50,30 @@ class Piece:
 class SailVL(nn.Module):
     """A vision-language model over packed rows."""
 
+    vision: Vision
+    projector: Projector
+    language: Language
     balance: Balance | None
     """Of a mixture of experts."""
     leaf_modules: tuple[type, ...]
     """What ZeRO 3 gathers whole: see runtime.engine."""
 
-    def __init__(self, shape: Architecture, dtype: torch.dtype = torch.float32) -> None:
-        """Random weights from torch's generator, drawn in float32 and then rounded, part by part."""
+    def __init__(self, shape: Architecture, dtype: torch.dtype = torch.float32, given: Collection[str] = ()) -> None:
+        """Random weights from torch's generator, drawn in float32 and then rounded, part by part.
+
+        `given` are those of PARTS whose weights will be loaded. They are left without content, on the meta device, where no part
+        behind them is drawn; one before a part that is drawn is drawn, too, so that each part's random weights are the same
+        whatever else is given. Buffers have their content in any case.
+        """
         super().__init__()
         self.shape = shape
-        self.vision = Vision(shape.vision).to(dtype)
-        self.projector = Projector(shape.vision.hidden, shape.language.hidden, shape.pixel_shuffle).to(dtype)
-        self.language = build_language(shape.language).to(dtype)
+        drawn = max((place for place, name in enumerate(PARTS, 1) if name not in given), default=0)
+        with _weights(drawn=drawn > 0):
+            self.vision = Vision(shape.vision).to(dtype)
+        with _weights(drawn=drawn > 1):
+            self.projector = Projector(shape.vision.hidden, shape.language.hidden, shape.pixel_shuffle).to(dtype)
+        with _weights(drawn=drawn > 2):
+            self.language = build_language(shape.language).to(dtype)  # type: ignore[arg-type]
         restore_rotary(self.language)
         self.balance, self.leaf_modules = None, ()
         if experts := shape.language.experts:
@@ -155,15 +170,21 @@ class SailVL(nn.Module):
         return self
 
 
+def _weights(*, drawn: bool) -> AbstractContextManager[object]:
+    """Modules that are made in it have random weights, or weights without content."""
+    return nullcontext() if drawn else torch.device("meta")
+
+
 def build_model(
     name: str,
     geometry: Geometry,
     seed: int,
     dtype: torch.dtype = torch.float32,
     adopt: Callable[[Architecture], Architecture] | None = None,
+    given: Collection[str] = (),
 ) -> SailVL:
-    """The model called `name`, on the CPU, with random weights that depend on `seed` alone. `adopt` corrects its shape by what the
-    weights that it is to be given know better (runtime.initial).
+    """The model called `name`, on the CPU, with random weights that depend on `seed` alone, but for parts that are to be `given`
+    theirs: see SailVL. `adopt` corrects its shape by what those weights know better (runtime.initial).
 
     Weights are drawn on one process as on many, in float32, and the caller's random state is left as it was.
     Raises ModelError if there is no such model or `geometry`, the build's, is not its own.
@@ -173,7 +194,7 @@ def build_model(
         shape = adopt(shape)
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
-        return SailVL(shape, dtype)
+        return SailVL(shape, dtype, given)
 
 
 class PartRow(NamedTuple):

@@ -20,10 +20,15 @@ from runtime.model.zoo import VisionShape
 class Vision(nn.Module):
     """float [M, 3, S, S] to features [M, G, G, C] of the last layer (`select_layer` -1)."""
 
+    encoder: Any
+    """transformers' tower; of one kind or the other, and neither says of its parts what they are."""
+
     def __init__(self, shape: VisionShape) -> None:
         super().__init__()
         self.grid = shape.grid
         self.encoder = _encoder(shape)
+        if shape.kind == "aimv2":  # a buffer that no file has: here it has content even where weights have none yet
+            self.encoder.embeddings.position_ids = torch.arange(shape.grid**2, device="cpu")[None]
         encoder = self.encoder.encoder
         self.drop_path = DropPath(encoder.layer if shape.kind == "internvit" else encoder.layers)
 

@@ -104,7 +104,7 @@ def main(folder: Path) -> None:
     again = engine()
     again.load(sorted(path for part in processes.gather([mine]) for path in part), place)
     learn(again, range(STEPS // 2, STEPS))
-    found = gather(again.model, place)
+    found = {name: tensor.clone() for name, tensor in gather(again.model, place)}
     if place.first:
         expected = reference(settings)
         print("apart", max(float((found[name] - expected[name]).abs().max()) for name in expected))

@@ -272,7 +272,7 @@ def poisoned(folder: Path, zero: int, precision: str, place: Place, poison: str)
             norm = math.isfinite(engine.step(SETTINGS.lr))
             if len(steps) == 3:
                 norms.append(processes.gather(norm))
-        weights.append(gather(model, place))
+        weights.append({name: tensor.clone() for name, tensor in gather(model, place)})
         engine.close()
     same = all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     return {"finite": norms, "same": same}

@@ -61,7 +61,7 @@ def learn(engine, build, step: int, rates=RATES, times: float = 1.0) -> float:
 def whole(engine) -> dict[str, torch.Tensor]:
     from runtime.weights import gather
 
-    return gather(engine.model, PLACE)
+    return {name: tensor.clone() for name, tensor in gather(engine.model, PLACE)}
 
 
 def reference(build) -> tuple[list[float], dict[str, torch.Tensor]]:

@@ -15,13 +15,15 @@ from blake3 import blake3
 from safetensors.torch import load_file, save_file
 
 from runtime import initial, tensor_files, weights
+from runtime.batch import Batch
 from runtime.errors import ArgumentError, CheckpointError
 from runtime.export import export
 from runtime.initial import Initial
 from runtime.model import released
-from runtime.model.sail_vl import SailVL
+from runtime.model.sail_vl import PARTS, SailVL
 from runtime.model.zoo import ARCHITECTURES
 from runtime.processes import Place
+from runtime.safetensor import Stored, raw
 from tests.runtime.small import GEOMETRY
 from tests.runtime.test_model import SAMPLES, build, logits, pack, toy
 
@@ -191,11 +193,13 @@ class TestThereAndBack:
     def test_several_files_and_an_index_are_the_same_model(self, exported, tmp_path) -> None:
         model, _, folder = exported
         tensors = load_file(folder / "model.safetensors")
-        sizes = {name: t.numel() * t.element_size() for name, t in tensors.items()}
-        tensor_files.write(tmp_path, tensors.items(), sizes, limit=12_000_000)
+        stored = {name: Stored(tuple(t.shape), t.dtype) for name, t in tensors.items()}
+        tensor_files.write(tmp_path, tensors.items(), stored, limit=12_000_000)
         assert (tmp_path / "model-00001-of-00004.safetensors").exists() or len(list(tmp_path.glob("*.safetensors"))) > 1
         index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
-        assert index["metadata"]["total_size"] == sum(sizes.values()) and set(index["weight_map"]) == set(tensors)
+        assert index["metadata"]["total_size"] == sum(t.nbytes for t in tensors.values()) and set(
+            index["weight_map"]
+        ) == set(tensors)
         other = drawn(model.shape.name, seed=2)
         initial.load(other, Initial(whole=tmp_path))
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
@@ -256,18 +260,20 @@ def test_a_new_process_has_the_same_logits(exported) -> None:
 
 def hidden_states(model: SailVL) -> bytes:
     """Logits of a text with one tile, as bytes; of every thousandth word, for they are many."""
-    tokens = torch.arange(300) * 7 % 1000
-    batch = dataclasses.replace(
+    with torch.no_grad():
+        return bytes(raw(logits(model.eval(), one_tile(300))[:, ::1000]))
+
+
+def one_tile(tokens: int) -> Batch:
+    return dataclasses.replace(
         pack(SAMPLES[0]),
-        tokens_T=tokens,
-        positions_T=torch.arange(300),
-        cu_seqlens=torch.tensor([0, 300], dtype=torch.int32),
-        max_seqlen=300,
+        tokens_T=torch.arange(tokens) * 7 % 1000,
+        positions_T=torch.arange(tokens),
+        cu_seqlens=torch.tensor([0, tokens], dtype=torch.int32),
+        max_seqlen=tokens,
         tiles_M=torch.arange(3 * 448 * 448).reshape(1, 3, 448, 448).mul(31).remainder(251).to(torch.uint8),
         image_positions=torch.arange(20, 276),
     )
-    with torch.no_grad():
-        return logits(model.eval(), batch)[:, ::1000].contiguous().numpy().tobytes()
 
 
 class TestAHeadOfItsOwn:
@@ -291,6 +297,96 @@ class TestAHeadOfItsOwn:
             load_file(tmp_path / "again/model.safetensors")["language_model.lm_head.weight"],
             tensors["language_model.lm_head.weight"],
         )
+
+
+def hollow(model: SailVL, *given: str, dtype: torch.dtype = torch.float32, seed: int = 2) -> SailVL:
+    """A model of the same shape that waits for the weights of some parts."""
+    torch.manual_seed(seed)
+    return SailVL(model.shape, dtype, given=given)
+
+
+def same(one: SailVL, other: SailVL) -> None:
+    """All that a model holds, buffers that no file has included."""
+    for held in ("named_parameters", "named_buffers"):
+        pairs = zip(getattr(one, held)(), getattr(other, held)(), strict=True)
+        for (name, a), (its_name, b) in pairs:
+            assert name == its_name and (a.dtype, a.device, a.requires_grad) == (b.dtype, b.device, b.requires_grad)
+            assert torch.equal(a, b) and a.stride() == b.stride(), name
+            assert b.untyped_storage().nbytes() == b.nbytes, name  # it keeps nothing else in memory
+    assert one.state_dict().keys() == other.state_dict().keys()
+
+
+class TestBuiltWithoutWeights:
+    """A model that is given all its weights is the one that they would have been copied over, to the last bit of its logits."""
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("place", ["stage", "out"])
+    def test_it_is_the_model_that_was_drawn_and_written_over(self, exported, place, dtype) -> None:
+        model, _, folder = exported
+        torch.manual_seed(2)
+        old, new = SailVL(model.shape, dtype), hollow(model, *PARTS, dtype=dtype)
+        assert all(each.is_meta for each in new.parameters())
+        for other in (old, new):
+            initial.load(other, Initial(whole=folder.with_name(place)))
+        same(old, new)
+        assert hidden_states(old) == hidden_states(new)
+
+    def test_nothing_is_drawn(self, exported) -> None:
+        before = torch.random.get_rng_state()
+        SailVL(exported[0].shape, given=PARTS)
+        assert torch.equal(before, torch.random.get_rng_state())
+
+    @pytest.mark.parametrize(
+        ("given", "empty"),
+        [
+            (("vision", "language"), {"language"}),
+            (("vision",), set()),
+            (("language",), {"language"}),
+            (("projector", "language"), {"projector", "language"}),
+        ],
+    )
+    def test_the_random_parts_are_those_of_a_model_that_is_all_random(self, exported, given, empty) -> None:
+        model, _, folder = exported
+        old, new = hollow(model), hollow(model, *given)
+        assert {name for name, part in new.named_children() if next(part.parameters()).is_meta} == empty
+        if "projector" not in given:
+            made = Initial(**dict.fromkeys(given, folder))
+            assert initial.given(made) == given
+            for other in (old, new):
+                initial.load(other, made)
+            same(old, new)
+        for name in set(PARTS) - set(given):
+            pairs = zip(getattr(old, name).parameters(), getattr(new, name).parameters(), strict=True)
+            assert all(torch.equal(a, b) for a, b in pairs)
+
+    def test_weights_that_do_not_come_are_missed(self, exported) -> None:
+        model, _, folder = exported
+        with pytest.raises(AssertionError, match=r"built for other weights .* it has no language\."):
+            initial.load(hollow(model, "language"), Initial(vision=folder))
+
+    def test_a_head_of_its_own(self, exported, tmp_path) -> None:
+        model, _, folder = exported
+        tensors = load_file(folder / "model.safetensors")
+        tensors["language_model.lm_head.weight"] = tensors["language_model.lm_head.weight"] * 2
+        save_file(tensors, tmp_path / "model.safetensors")
+        old, new = hollow(model), hollow(model, *PARTS)
+        for other in (old, new):
+            initial.load(other, Initial(whole=tmp_path))
+        same(old, new)
+        assert torch.equal(new.language.lm_head.weight, 2 * model.language.lm_head.weight)
+        again = hollow(model, *PARTS)
+        initial.load(again, Initial(whole=saved(new, tmp_path / "stage", model.shape.name)))
+        same(new, again)
+
+    def test_it_learns_as_the_other_does(self, exported) -> None:
+        model, _, folder = exported
+        gradients = []
+        for other in (hollow(model), hollow(model, *PARTS)):
+            initial.load(other, Initial(whole=folder))
+            other.requires_grad_(True)
+            other(one_tile(300)).loss_sum.backward()
+            gradients.append([each.grad for each in other.parameters()])
+        assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 class TestWhatIsWrongIsNamed:

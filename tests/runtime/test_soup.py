@@ -17,6 +17,7 @@ from runtime.errors import CheckpointError
 from runtime.export import export
 from runtime.initial import Initial
 from runtime.model.sail_vl import build_model
+from runtime.safetensor import Stored
 from runtime.soup import main, soup, warnings
 from shards.digest import digest_file
 from shards.manifest import read_manifest
@@ -34,8 +35,13 @@ def saved(folder: Path, seed: int, *, precision: str = "fp32", stage: str = "tun
     tensors |= {name: changes.pop(name) for name in list(changes) if isinstance(changes[name], torch.Tensor)}
     folder.parent.mkdir(exist_ok=True)
     about = {**ABOUT, "stage": stage, "precision": precision, "shared": shared, **changes}
-    weights.write(folder, tensors, **about)
+    write(folder, tensors, **about)
     return folder
+
+
+def write(folder: Path, tensors: dict[str, torch.Tensor], **about) -> None:
+    stored = {name: Stored(tuple(each.shape), each.dtype) for name, each in tensors.items()}
+    weights.write(folder, stored, tensors.items(), **about)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +96,7 @@ def test_counts_of_a_mixture_of_experts_stay_whole(tmp_path):
         model.get_buffer(counts).fill_(count)
         own, shared = weights.tensors(model)
         about = {**ABOUT, "model": name, "stage": "tune", "precision": "fp32", "shared": shared}
-        weights.write(tmp_path / str(seed), {key: each.detach() for key, each in own.items()}, **about)
+        write(tmp_path / str(seed), {key: each.detach() for key, each in own.items()}, **about)
         models.append(tmp_path / str(seed))
     soup(models, tmp_path / "out", [1, 3])
     made = of(tmp_path / "out")[counts]
