@@ -295,8 +295,11 @@ def attend(
     if dropout or sliding_window is not None or softcap is not None:
         raise ValueError("packed attention has no dropout, no sliding window and no soft cap")
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
+    q_THD, k_THD, v_THD = (x[0].transpose(0, 1) for x in (query, key, value))
     o_THD = varlen_attention(
-        *(x[0].transpose(0, 1) for x in (query, key, value)),
+        q_THD,
+        k_THD,
+        v_THD,
         cu_seq_lens_q,
         max_length_q,
         causal=causal,

@@ -191,7 +191,7 @@ def _try(device: str, dtype: torch.dtype) -> str:
         q, k, v = (torch.randn(16, heads, HEAD, device=device, dtype=dtype, requires_grad=True) for heads in (4, 2, 2))
         out = varlen_attention(q, k, v, bounds, 11, causal=True, scale=HEAD**-0.5)
         out.float().square().sum().backward()
-        if not all(torch.isfinite(x).all() for x in (out, q.grad, k.grad, v.grad)):
+        if not all(x is not None and torch.isfinite(x).all() for x in (out, q.grad, k.grad, v.grad)):
             return "its result, or a gradient, is not finite"
     except Exception as error:
         return _said(error)

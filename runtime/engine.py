@@ -91,7 +91,7 @@ class Engine:
         if precision == "bf16":
             model.to(torch.bfloat16)
         model.train()
-        self.model = model
+        self.model: Any = model  # whoever asks more of it than of a module knows what it is
         self._sizes = {name: p.numel() for name, p in self._named().items()}  # here: ZeRO 3 empties them
         leaves: tuple[type, ...] = getattr(model, "leaf_modules", ())
         if zero == 3 and leaves:

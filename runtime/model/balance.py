@@ -38,7 +38,7 @@ class Balance:
 
     def _hear(self, _: nn.Module, __: Any, output: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
         if self._heard is not None:  # not while a block is computed again for its gradient
-            logits_TE, _, choices_TK = output
+            logits_TE, choices_TK = output[0], output[2]
             self._heard.append((logits_TE, choices_TK))
 
     @contextmanager
@@ -53,7 +53,7 @@ class Balance:
     def loss_sum(self, *, counts: bool) -> torch.Tensor:
         """float32 scalar: of the last forward pass the sum over tokens, in the mean over layers, of E * sum of f_e * p_e. `counts`:
         whether its tokens are data, and not a filler's."""
-        before_LE = self._language.choices_LE
+        before_LE = self._language.get_buffer("choices_LE")
         layers, experts = before_LE.shape
         f_LE = (self._per_token * before_LE.double() / before_LE.sum(1, keepdim=True).clamp(min=1)).float()
         if self._chosen_LE is None:
@@ -72,5 +72,5 @@ class Balance:
         """End a step: what all processes have chosen in it is the next one's f. In all processes."""
         if self._chosen_LE is not None:
             torch.distributed.all_reduce(self._chosen_LE)
-            self._language.choices_LE.copy_(self._chosen_LE)
+            self._language.get_buffer("choices_LE").copy_(self._chosen_LE)
             self._chosen_LE = None

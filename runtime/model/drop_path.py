@@ -26,8 +26,8 @@ class DropPath:
         self._keys_M: torch.Tensor | None = None
         for number, block in enumerate(blocks):
             share = number / max(len(blocks) - 1, 1)
-            for branch, module in enumerate((block.attention, block.mlp if hasattr(block, "mlp") else block.ffn)):
-                module.register_forward_hook(self._hook(2 * number + branch, share))
+            for branch, name in enumerate(("attention", "mlp" if hasattr(block, "mlp") else "ffn")):
+                block.get_submodule(name).register_forward_hook(self._hook(2 * number + branch, share))
 
     def see(self, tiles_M3SS: torch.Tensor) -> None:
         """Look at the tiles, uint8 or float, that go through the tower next."""
