@@ -11,7 +11,7 @@ from mixc.emit.lock import Found, Inputs
 from mixc.errors import SourceError
 from mixc.measure.family import FAMILIES, geometry
 from mixc.measure.object import object_digest, object_path, read_info
-from mixc.measure.template import TEMPLATES, Template
+from mixc.measure.template import THINK_TAGS, Template, template_named
 from mixc.measure.tokenizer import Tokenizer, load_tokenizer
 from mixc.plan.consumed import Consumed, read_consumed
 from mixc.signals.names import SIGNALS
@@ -43,12 +43,13 @@ def open_spec(loaded: LoadedSpec, cache: Path) -> Opened:
     point = loaded.spec.continue_from
     consumed = None if point is None else read_consumed(loaded.base / point.build, point)
     tokenizer = load_tokenizer(loaded.spec.tokenizer, base=loaded.base, cache=cache)
+    family = FAMILIES[loaded.spec.model]
     return Opened(
         loaded=loaded,
         warnings=warnings,
         geometry=geometry(loaded.spec, tokenizer),
         tokenizer=tokenizer,
-        template=TEMPLATES[FAMILIES[loaded.spec.model].template],
+        template=template_named(family.template, think=family.think and tokenizer.has_verbatim(THINK_TAGS)),
         consumed=consumed,
     )
 
@@ -86,7 +87,7 @@ def inputs(opened: Opened, fragments: Sequence[Fragment], cache: Path) -> Inputs
             spec.sources[fragment.source],
             geometry=opened.geometry,
             tokenizer=opened.tokenizer.digest,
-            template=opened.template.digest,
+            template=opened.template,
         )
         info = read_info(object_path(cache, digest))
         sources[fragment.source].append(

@@ -3,7 +3,8 @@ and which tokens end an answer.
 
 The files are those of SAIL-VL2-2B, and their settings its tokenizer_config.json's, but for the chat template: the released one is
 another model's. Texts in which a user writes control tokens are not the same here and there: transformers takes them for what they
-say, and mixc for text.
+say, and mixc for text. So are <think> and </think> of an earlier answer, which transformers takes for tokens: rightly where the model
+was trained with them, as the setting THINK_TOKENS tells mixc when it asks the export.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from mixc.ask.model import TOKENIZER, Model
+from mixc.ask.model import THINK_TOKENS, TOKENIZER, TOKENIZER_SETTINGS, Model
 from mixc.measure.family import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, PAD
 from mixc.measure.template import TEXT_END, TURN_END, TURN_START, Template
 from mixc.sources.sample import IMAGE_PLACEHOLDER
@@ -42,6 +43,7 @@ def write(folder: Path, model: Model, form: str) -> None:
         "eos_token": TURN_END,
         "model_max_length": _LONGEST,
         "pad_token": PAD,
+        THINK_TOKENS: model.template.think,
         "tokenizer_class": "PreTrainedTokenizerFast",  # which is tokenizer.json as it stands
         "unk_token": None,
     }
@@ -52,7 +54,7 @@ def write(folder: Path, model: Model, form: str) -> None:
             "context_image_token": IMAGE_CONTEXT,
             "video_token": _VIDEO,
         }
-    _write(folder / "tokenizer_config.json", settings)
+    _write(folder / TOKENIZER_SETTINGS, settings)
     if form == TRANSFORMERS and model.geometry.thumbnail:  # its processor knows no tiles without one
         _write(folder / "preprocessor_config.json", _preprocessor(model.geometry))
     ends = [tokenizer.special(TURN_END), tokenizer.special(TEXT_END)]

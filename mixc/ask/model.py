@@ -11,13 +11,16 @@ from msgspec import Meta
 
 from mixc.errors import BuildError, SpecError
 from mixc.measure.family import FAMILIES, IMAGE_CONTEXT, IMAGE_END, IMAGE_START, PAD
-from mixc.measure.template import TEMPLATES, Template, template_named
+from mixc.measure.template import TEMPLATES, THINK_TAGS, Template, template_named, template_of
 from mixc.measure.tokenizer import Tokenizer, load_tokenizer
 from shards.manifest import Geometry, Manifest
 
 CONFIG = "config.json"
 RUN = "run.json"
 TOKENIZER = "tokenizer.json"
+TOKENIZER_SETTINGS = "tokenizer_config.json"
+THINK_TOKENS = "think_tokens"
+"""The setting that an export has beside transformers' own: whether its answers have <think> and </think> as tokens."""
 
 _Count = Annotated[int, Meta(ge=1)]
 
@@ -62,6 +65,12 @@ class _Released(msgspec.Struct, frozen=True):
     min_dynamic_patch: _Count = 1
     use_thumbnail: bool = True
     template: str = "univl-chat"
+
+
+class _Settings(msgspec.Struct, frozen=True):
+    """What is asked of the tokenizer_config.json beside a released model, and what exports by mixc alone have."""
+
+    think_tokens: bool | None = None
 
 
 _TOKENIZERS = {"qwen2": "qwen2.5", "qwen3": "qwen3", "qwen3_moe": "qwen3"}
@@ -185,18 +194,22 @@ def _made(
             why=f"its images stand at tokens {', '.join(map(str, ids))}, which this one has other texts for",
             mend=mend,
         )
+    recorded = template_of(parts.template)
     if template is None and parts.template:
-        chosen = next((each for each in TEMPLATES.values() if each.digest == parts.template), None)
-        if chosen is None:
+        if recorded is None:
             raise SpecError(
                 "it is trained with a chat template that is not known here",
                 where=where,
                 why=f"its digest is {parts.template[:16]}",
                 mend=f"say which comes close: --template with one of {', '.join(TEMPLATES)}",
             )
+        return Model(folder, geometry, found, recorded)
+    if recorded is None:
+        think = family is not None and family.think and found.has_verbatim(THINK_TAGS)
     else:
-        chosen = template_named(template or (family.template if family else "univl-chat"))
-    return Model(folder, geometry, found, chosen)
+        think = recorded.think
+    name = template or (family.template if family else "univl-chat")
+    return Model(folder, geometry, found, template_named(name, think=think))
 
 
 def _released(folder: Path, data: bytes, tokenizer: str | None, template: str | None, cache: Path) -> Model:
@@ -244,6 +257,10 @@ def _released(folder: Path, data: bytes, tokenizer: str | None, template: str | 
         image_context_id=vocabulary.special(IMAGE_CONTEXT),
         pad_id=vocabulary.special(PAD),
     )
-    return Model(
-        folder, geometry, vocabulary, template_named(template or _STAND_INS.get(config.template, config.template))
-    )
+    settings = folder / TOKENIZER_SETTINGS
+    think = _decoded(_bytes(settings), settings, _Settings).think_tokens if settings.exists() else None
+    if think is None:  # published by others: Qwen3 has the two, Qwen2.5 has not
+        think = _TOKENIZERS[language.model_type] == "qwen3"
+    think = think and vocabulary.has_verbatim(THINK_TAGS)
+    name = template or _STAND_INS.get(config.template, config.template)
+    return Model(folder, geometry, vocabulary, template_named(name, think=think))

@@ -7,7 +7,6 @@ evaluation's (VLMEvalKit's adapter): one as `<image>\\n` before it, several as `
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +16,17 @@ import numpy as np
 from mixc.ask.model import Model
 from mixc.errors import MixcError
 from mixc.measure.image import ImageError, probe
-from mixc.measure.template import Segment, tokenize
+from mixc.measure.template import Segment, at_tags, tokenize
 from mixc.measure.tiles import ONE_TILE, Grid, grid, msac
-from mixc.measure.tokenizer import Tokenizer
 from mixc.sources.sample import IMAGE_PLACEHOLDER, Sample, Turn
 
 THINKING = (
     "You FIRST think about the reasoning process as an internal monologue and then provide the final answer. The reasoning process "
     "MUST BE enclosed within <think> </think> tags. The final answer MUST BE put in \\boxed{}."
 )
-"""Appended to a question for the thinking models, as SAIL-VL2 publishes it. That a line break joins the two is ours. Its tags are the
-tokens of that name, as for everybody who gives the request to the released tokenizer; in all other texts they are letters."""
-_TAGS = re.compile("(</?think>)")
+"""Appended to a question for the thinking models, as SAIL-VL2 publishes it. That a line break joins the two is ours. To a model that
+has its tags as tokens in answers they are these here, too, as for everybody who gives the request to the released tokenizer; in all
+other texts of a user's they are letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +121,9 @@ def prompt(turns: Sequence[Turn], pictures: Sequence[Picture], model: Model) -> 
         _readable(turn.text)
     sample = Sample(row=0, turns=tuple(turns), images=(b"",) * len(pictures))
     tokenizer = model.tokenizer
-    segments = [piece for segment in model.template.prompt(sample) for piece in _with_tags(segment, tokenizer)]
+    segments = model.template.prompt(sample)
+    if model.template.think:
+        segments = [piece for segment in segments for piece in _requested(segment)]
     made = tokenize([segments], tokenizer.encode_plain, tokenizer.special)
     if len(made.images) != len(pictures):
         raise MixcError(
@@ -134,11 +134,9 @@ def prompt(turns: Sequence[Turn], pictures: Sequence[Picture], model: Model) -> 
     return Prompt(np.repeat(made.ids, repeats).tolist(), list(pictures))
 
 
-def _with_tags(segment: Segment, tokenizer: Tokenizer) -> list[Segment]:
+def _requested(segment: Segment) -> list[Segment]:
     """A segment, cut at the tags of the thinking models' request if it ends in that."""
     if segment.special or not segment.text.endswith(THINKING):
         return [segment]
-    start = len(segment.text) - len(THINKING)
-    first, *others = _TAGS.split(THINKING)
-    pieces = [segment.text[:start] + first, *others]
-    return [Segment(piece, special=piece in tokenizer.added) for piece in pieces]
+    first, *others = at_tags(THINKING)
+    return [Segment(segment.text.removesuffix(THINKING) + first.text), *others]

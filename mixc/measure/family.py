@@ -37,6 +37,9 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     template: str = "univl-chat"
     """`template` in VL2-2B. Versions 1 to 1.6 name theirs sailvl-chat; its system message is not published, so for
     them univl-chat is our default."""
+    think: bool = False
+    """Whether its tokenizer has <think> and </think> (added_tokens_decoder in VL2-2B's tokenizer_config.json): Qwen3's
+    has them, Qwen2.5's has not, though mixc keeps one vocabulary, with their ids in it, for both."""
 
 
 # Published: 12 for VL2-2B (`max_dynamic_patch`) and 1.5-2B (audit). For every other model 12 is our default: the
@@ -60,13 +63,13 @@ FAMILIES: dict[str, Family] = {
     "sail-vl-1.5-8b": Family(max_tiles=_MAX_TILES, vocab_size=152064, tokenizer="qwen2.5"),
     "sail-vl-1.6-8b": Family(max_tiles=_MAX_TILES, vocab_size=152064, tokenizer="qwen2.5"),
     # Qwen3-0.6B (paper, section on the model zoo), whose embedding has 151,936 rows.
-    "sail-vl2-1b": Family(max_tiles=_MAX_TILES, vocab_size=151936, tokenizer="qwen3"),
+    "sail-vl2-1b": Family(max_tiles=_MAX_TILES, vocab_size=151936, tokenizer="qwen3", think=True),
     # Qwen3-1.7B; vocab 151,936, max_dynamic_patch 12 (config.json).
-    "sail-vl2-2b": Family(max_tiles=12, vocab_size=151936, tokenizer="qwen3"),
+    "sail-vl2-2b": Family(max_tiles=12, vocab_size=151936, tokenizer="qwen3", think=True),
     # Qwen3-8B (paper, table 1), whose embedding has 151,936 rows.
-    "sail-vl2-8b": Family(max_tiles=_MAX_TILES, vocab_size=151936, tokenizer="qwen3"),
+    "sail-vl2-8b": Family(max_tiles=_MAX_TILES, vocab_size=151936, tokenizer="qwen3", think=True),
     # Qwen3-30B-A3B (paper, table 1), whose embedding has 151,936 rows.
-    "sail-vl2-30b-a3b": Family(max_tiles=_MAX_TILES, vocab_size=151936, tokenizer="qwen3"),
+    "sail-vl2-30b-a3b": Family(max_tiles=_MAX_TILES, vocab_size=151936, tokenizer="qwen3", think=True),
 }
 
 IMAGE_START, IMAGE_END, IMAGE_CONTEXT = "<img>", "</img>", "<IMG_CONTEXT>"

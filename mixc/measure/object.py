@@ -31,7 +31,7 @@ from mixc.measure.facts import (
     ObjectInfo,
 )
 from mixc.measure.records import Records, encode
-from mixc.measure.template import template_named
+from mixc.measure.template import Template, template_named
 from mixc.sources.fragment import Fragment
 from mixc.sources.normalise import DEFAULT_PROMPTS
 from mixc.sources.sample import Reject, Scalar
@@ -53,12 +53,12 @@ ROW_GROUP = 1 << 14
 U32 = npt.NDArray[np.uint32]
 
 
-def object_digest(fragment: Fragment, source: Source, *, geometry: Geometry, tokenizer: str, template: str) -> str:
+def object_digest(fragment: Fragment, source: Source, *, geometry: Geometry, tokenizer: str, template: Template) -> str:
     """The key of a fragment's object, in hex: blake3 over all that decides its content.
 
     Of the source, its name and what says how a row is read; not where it lies, nor what the plan does with it. Of the
-    geometry, the tile rule; not the model's name or vocabulary. `tokenizer` and `template` are digests, the template's
-    that of the model, for a source that names none. Raises SpecError for the name of no template.
+    geometry, the tile rule; not the model's name or vocabulary. `tokenizer` is a digest, `template` the model's, for a
+    source that names none. Raises SpecError for the name of no template.
     """
     key = {
         "object": OBJECT_VERSION,
@@ -81,11 +81,16 @@ def object_digest(fragment: Fragment, source: Source, *, geometry: Geometry, tok
             "thumbnail": geometry.thumbnail,
         },
         "tokenizer": tokenizer,
-        "template": template
-        if source.template is None or source.kind == "text"
-        else template_named(source.template).digest,
+        "template": _template(source, template).digest,
     }
     return blake3(msgspec.json.encode(key, order="sorted")).hexdigest()
+
+
+def _template(source: Source, template: Template) -> Template:
+    """What a source's rows are made tokens with. A text has no answer, so models that think share it with all others."""
+    if source.kind == "text":
+        return template_named(template.name)
+    return template if source.template is None else template_named(source.template, think=template.think)
 
 
 def _asked(source: Source) -> dict[str, object]:

@@ -69,7 +69,7 @@ def measure(
                 spec.sources[fragment.source],
                 geometry=geometry,
                 tokenizer=tokenizer.digest,
-                template=template.digest,
+                template=template,
             ),
         )
         for fragment in sorted(fragments, key=lambda f: (f.source, f.digest, f.path))

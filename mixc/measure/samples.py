@@ -105,7 +105,9 @@ def _accept(sample: Sample, writer: ObjectWriter, template: Template, decode_ima
         return reject(sample.row, "bad_turns", f"{len(sample.turns)} turns; at most {_U16} are read")
     if len(sample.images) > _U16:
         return reject(sample.row, "placeholder_mismatch", f"{len(sample.images)} images; at most {_U16} are read")
-    segments = (template_named(sample.template) if sample.template else template).segments(sample)
+    if sample.template:
+        template = template_named(sample.template, think=template.think)
+    segments = template.segments(sample)
     placeholders = segments.count(IMAGE_SEGMENT)
     if placeholders != len(sample.images):
         return reject(

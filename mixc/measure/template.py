@@ -9,6 +9,10 @@ special token recognised inside. So whatever a user's text says, only the templa
 tokenised apart from the "assistant\\n" before it, because that is where inference starts from, and because only so are
 the supervised tokens exactly the answer's and its <|im_end|>.
 
+A template of a model that thinks cuts answers, and nothing else, at `<think>` and `</think>` too: there these are the
+tokens of that name, supervised like the text around them, as they are to everybody who gives a conversation to the
+released tokenizer. In all other texts, and to all other models, they are letters.
+
 The k-th `<image>` in the user turns of a sample with images becomes <img><IMG_CONTEXT></img>, the one <IMG_CONTEXT>
 standing for the image's whole run (mixc/emit/expand.py). A text is its tokens and <|endoftext|>, all but the first
 supervised. Everything here is pure.
@@ -17,8 +21,9 @@ supervised. Everything here is pure.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -31,6 +36,7 @@ from mixc.sorting import ranges
 from mixc.sources.sample import IMAGE_PLACEHOLDER, Sample, Turn
 
 TURN_START, TURN_END, TEXT_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+THINK_TAGS = ("<think>", "</think>")
 
 U32 = npt.NDArray[np.uint32]
 I64 = npt.NDArray[np.int64]
@@ -77,6 +83,8 @@ class Template:
     name: str
     system: str | None
     """Used when a conversation has no system turn of its own; None: such a conversation begins with its user."""
+    think: bool = False
+    """Whether THINK_TAGS in an answer are the tokens of these names; if not, they are letters there, as elsewhere."""
 
     def segments(self, sample: Sample) -> list[Segment]:
         """A sample's segments, in order. `sample.text` or `sample.turns`, and the number of `sample.images`, decide."""
@@ -85,7 +93,7 @@ class Template:
         turns = sample.turns
         if self.system is not None and (not turns or turns[0].role != "system"):
             turns = (Turn("system", self.system), *turns)
-        return [segment for turn in turns for segment in _turn(turn, bool(sample.images))]
+        return [segment for turn in turns for segment in _turn(turn, bool(sample.images), self.think)]
 
     def prompt(self, sample: Sample) -> list[Segment]:
         """What comes before the answer to `sample.turns`, whose last is the user's: where training's answers begin."""
@@ -94,14 +102,18 @@ class Template:
     @property
     def special_tokens(self) -> tuple[str, ...]:
         """Every special token that `segments` can use: a tokenizer must have them all."""
-        return TURN_START, TURN_END, TEXT_END, IMAGE_START, IMAGE_CONTEXT, IMAGE_END
+        always = (TURN_START, TURN_END, TEXT_END, IMAGE_START, IMAGE_CONTEXT, IMAGE_END)
+        return (*always, *THINK_TAGS) if self.think else always
 
     @cached_property
     def digest(self) -> str:
-        """blake3 of what the template makes of two fixed samples: it changes when, and only when, its output does."""
+        """blake3 of what the template makes of fixed samples: it changes when, and only when, its output does."""
         chat = Sample(row=0, turns=(Turn("user", "a<image>b"), Turn("assistant", "c")), images=(b"",))
         own_system = Sample(row=0, turns=(Turn("system", "s"), *chat.turns, *chat.turns), images=(b"", b""))
-        made = [self.segments(sample) for sample in (chat, own_system, Sample(row=0, text="t"))]
+        samples = [chat, own_system, Sample(row=0, text="t")]
+        if self.think:  # only then: what was made by the others keeps its digest
+            samples.append(Sample(row=0, turns=(Turn("user", "<think>"), Turn("assistant", "<think>t</think>a"))))
+        made = [self.segments(sample) for sample in samples]
         return blake3(json.dumps([self.name, made], ensure_ascii=False).encode()).hexdigest()
 
 
@@ -115,9 +127,20 @@ IMAGE_SEGMENT = Segment(IMAGE_CONTEXT, special=True)
 _IMAGE = [Segment(IMAGE_START, special=True), IMAGE_SEGMENT, Segment(IMAGE_END, special=True)]
 
 
-def _turn(turn: Turn, with_images: bool) -> list[Segment]:
+_TAG = re.compile(f"({'|'.join(THINK_TAGS)})")
+
+
+def at_tags(text: str, *, supervised: bool = False) -> list[Segment]:
+    """A text cut at THINK_TAGS, which become special tokens. As `tokenizers` cuts at added tokens: from left to right
+    in the text as it stands, before it is normalised, with the whitespace around them left to the text."""
+    pieces = _TAG.split(text)  # every other one is a tag
+    return [Segment(piece, place % 2 == 1, supervised) for place, piece in enumerate(pieces) if piece]
+
+
+def _turn(turn: Turn, with_images: bool, think: bool) -> list[Segment]:
     if turn.role == "assistant":
-        return [_TURN_START, _ASSISTANT, Segment(turn.text, supervised=True), _ANSWER_END]
+        answer = at_tags(turn.text, supervised=True) if think else [Segment(turn.text, supervised=True)]
+        return [_TURN_START, _ASSISTANT, *answer, _ANSWER_END]
     if turn.role != "user" or not with_images:
         return [_TURN_START, Segment(f"{turn.role}\n{turn.text}"), _TURN_END]
     before, *after = turn.text.split(IMAGE_PLACEHOLDER)
@@ -197,6 +220,15 @@ TEMPLATES = {
 }
 
 
-def template_named(name: str) -> Template:
-    """Raises SpecError, with a suggestion, when there is none of that name."""
-    return known(name, TEMPLATES, noun="chat template", where="template")
+_THINKING = {name: replace(template, think=True) for name, template in TEMPLATES.items()}
+
+
+def template_named(name: str, *, think: bool = False) -> Template:
+    """The template of a name, for a model that has THINK_TAGS as tokens or for one that has not. Raises SpecError, with
+    a suggestion, when there is none of that name."""
+    return known(name, _THINKING if think else TEMPLATES, noun="chat template", where="template")
+
+
+def template_of(digest: str) -> Template | None:
+    """The template whose digest it is, if any."""
+    return next((each for table in (TEMPLATES, _THINKING) for each in table.values() if each.digest == digest), None)

@@ -87,6 +87,25 @@ class Tokenizer:
                 mend=f"add it to the tokenizer.json's added_tokens, or use one of {', '.join(sorted(NAMES))}",
             ) from None
 
+    def has_verbatim(self, names: Sequence[str]) -> bool:
+        """Whether all of `names` are added tokens. Raises SpecError when they are, but one of them has settings by which
+        the tokenizer would cut a text elsewhere than at its letters."""
+        definition = self._loaded.definition
+        tokens = {token["content"]: token for token in definition["added_tokens"]}
+        if not tokens.keys() >= set(names):
+            return False
+        # whitespace that goes with the token, words that hide it, and looking for it in what a normaliser made of the text
+        settings = ["lstrip", "rstrip", "single_word", *(["normalized"] if definition.get("normalizer") else [])]
+        for name in names:
+            if found := [setting for setting in settings if tokens[name].get(setting)]:
+                raise SpecError(
+                    f"the tokenizer does not take every {name} in an answer, and nothing else, for that token",
+                    where="tokenizer",
+                    why=f"in its added_tokens this one has {' and '.join(found)}",
+                    mend="set these to false in the tokenizer.json, as Qwen3's are",
+                )
+        return True
+
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """Text of ids, special tokens written out. Bytes that are no UTF-8 become U+FFFD."""
         return str(self._loaded.full.decode(np.asarray(ids).tolist(), skip_special_tokens=False))

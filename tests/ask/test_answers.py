@@ -38,6 +38,13 @@ def test_characters_come_whole(tokenizer, written) -> None:
     assert said == unicodedata.normalize("NFC", written)
 
 
+def test_thoughts_are_shown_with_their_tags(tokenizer) -> None:
+    text = Text(tokenizer)
+    ids, _ = tokenizer.encode_plain(["\nOne, two.\n"])
+    said = [text.add([token]) for token in [151667, *ids.tolist(), 151668]]
+    assert (said[0], said[-1], "".join(said)) == ("<think>", "</think>", "<think>\nOne, two.\n</think>")
+
+
 @pytest.fixture(scope="module")
 def answers(model, environment):
     """Opened once for all of the module."""

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, GenerationConfig
 
-from mixc.ask.beside import jinja
+from mixc.ask.beside import jinja, write
 from mixc.ask.model import Model, find
 from mixc.ask.prompt import Picture, prompt, question
-from mixc.measure.template import TEMPLATES
+from mixc.measure.template import TEMPLATES, template_named
 from mixc.measure.tiles import Grid, grid
 from mixc.sources.sample import Turn
 from runtime.images import normalise, tile
@@ -41,6 +41,8 @@ def test_the_folder_is_whole(exports: dict[str, Path], tokenizer) -> None:
     )
     assert sorted(path.name for path in exports["released"].parent.iterdir()) == ["released", "transformers"]
     assert (exports["released"] / "tokenizer.json").read_bytes() == tokenizer.path.read_bytes()
+    for folder in exports.values():
+        assert json.loads((folder / "tokenizer_config.json").read_text())["think_tokens"] is False
 
 
 CHATS = [
@@ -72,6 +74,24 @@ def test_transformers_tokenizer_makes_the_same_prompt(exports, model: Model, for
         assert theirs.apply_chat_template(plain, add_generation_prompt=True, return_dict=False) == expected
     answered = theirs.apply_chat_template(messages, tokenize=False)
     assert answered.endswith("<|im_end|>")
+
+
+def test_an_earlier_thought_is_the_same_prompt_there(tokenizer, tmp_path: Path) -> None:
+    """For a model that has its tags as tokens; and they are shown, whatever else is not."""
+    thinking = Model(tmp_path, GEOMETRY, tokenizer, template_named("univl-chat", think=True))
+    write(tmp_path, thinking, "released")
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    turns = [
+        ("user", question("1+1?", thinking=True)),
+        ("assistant", "<think>\nOne, two.\n</think>\n\n\\boxed{2}"),
+        ("user", "Sure?"),
+    ]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    found = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert found == prompt([Turn(*turn) for turn in turns], [], thinking).tokens
+    assert found.count(151667) == found.count(151668) == 2
+    assert theirs.decode([151667, 9707, 151668, 151645], skip_special_tokens=True) == "<think>Hello</think>"
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["think_tokens"] is True
 
 
 def test_what_ends_an_answer(exports) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from mixc.ask.model import Model, find
 from mixc.errors import MixcError
-from mixc.measure.template import TEMPLATES
+from mixc.measure.template import TEMPLATES, template_named
 
 ANY: dict[str, Any] = {"tokenizer": None, "template": None}
 
@@ -67,6 +67,28 @@ def test_a_released_one_is_read_from_its_config(release, cache, tokenizer) -> No
     change(release / "config.json", template="chatml")
     assert find(release, **ANY, cache=cache).template.name == "chatml"
     assert find(release, tokenizer=None, template="univl-chat", cache=cache).template.name == "univl-chat"
+
+
+def test_a_released_one_has_the_tags_of_thoughts_if_its_language_model_has(release, cache, tokenizer, tmp_path) -> None:
+    assert find(release, **ANY, cache=cache).template.think
+    assert find(release, tokenizer=None, template="chatml", cache=cache).template == template_named(
+        "chatml", think=True
+    )
+    for kind, expected in (("qwen2", False), ("qwen3_moe", True)):
+        change(release / "config.json", llm_config={"model_type": kind, "vocab_size": 151936})
+        assert find(release, **ANY, cache=cache).template.think == expected
+    # an export says what the model was trained with, whatever its shape
+    (release / "tokenizer_config.json").write_text('{"think_tokens": false, "eos_token": "<|im_end|>"}')
+    assert not find(release, **ANY, cache=cache).template.think
+    (release / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}')
+    assert find(release, **ANY, cache=cache).template.think
+    # and a tokenizer without the two has none to give
+    definition = json.loads(tokenizer.path.read_text())
+    for token in definition["added_tokens"]:
+        if token["content"] == "</think>":
+            token["content"] = "</thought>"
+    (release / "tokenizer.json").write_text(json.dumps(definition))
+    assert not find(release, **ANY, cache=cache).template.think
 
 
 def own_tokenizer(tokenizer, folder: Path) -> Path:
@@ -124,6 +146,25 @@ def test_the_runs_template_is_found(copy, cache) -> None:
         find(copy, tokenizer=None, template="chatm", cache=cache)
 
 
+def test_a_run_is_asked_as_it_was_trained(copy, cache) -> None:
+    """With tags of thoughts as tokens or as letters, whatever its family has today."""
+    record = json.loads((copy / "run.json").read_text())
+    config = json.loads((copy / "tune/config.json").read_text())
+    assert not find(copy, **ANY, cache=cache).template.think
+    change(copy / "tune/config.json", geometry=config["geometry"] | {"name": "sail-vl2-2b"})
+    for think in (False, True):
+        template = template_named("univl-chat", think=think)
+        change(copy / "run.json", parts=record["parts"] | {"template": template.digest})
+        assert find(copy, **ANY, cache=cache).template == template
+        assert find(copy, tokenizer=None, template="chatml", cache=cache).template == template_named(
+            "chatml", think=think
+        )
+    (copy / "run.json").unlink()  # nothing but the family says it
+    assert find(copy / "tune", **ANY, cache=cache).template == template_named("univl-chat", think=True)
+    change(copy / "tune/config.json", geometry=config["geometry"])
+    assert find(copy / "tune", **ANY, cache=cache).template == template_named("univl-chat")
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
@@ -140,6 +181,7 @@ def test_the_runs_template_is_found(copy, cache) -> None:
         (lambda d: change(d / "config.json", llm_config={"model_type": "internlm2", "vocab_size": 9}), "'internlm2'"),
         (lambda d: change(d / "config.json", template="internvl2_5"), "chat template 'internvl2_5' is not known"),
         (lambda d: (d / "tokenizer.json").write_text("{}"), "it has no model.vocab"),
+        (lambda d: (d / "tokenizer_config.json").write_text('{"think_tokens": 1}'), r"\$.think_tokens"),
         (lambda d: (d / "run.json").write_text('{"stages": 3}'), "not a model's description"),
         (lambda d: change(d / "config.json", geometry={"name": "x"}), "missing required field"),
     ],

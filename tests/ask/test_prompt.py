@@ -14,10 +14,10 @@ from msgspec.structs import replace
 from mixc.ask.model import Model
 from mixc.ask.prompt import Looking, Picture, look, prompt, question
 from mixc.errors import MixcError
-from mixc.measure.template import TEMPLATES
+from mixc.measure.template import template_named, tokenize
 from mixc.measure.tiles import Grid
 from mixc.measure.tokenizer import Tokenizer
-from mixc.sources.sample import Turn
+from mixc.sources.sample import Sample, Turn
 from tests.ask.conftest import GEOMETRY
 
 SYSTEM = "你是由抖音内容理解组开发的多模态大模型，英文名叫UniVL, 是一个有用无害的人工智能助手。"
@@ -29,7 +29,14 @@ THINK = (
 
 @pytest.fixture(scope="module")
 def model(tokenizer: Tokenizer) -> Model:
-    return Model(Path(), GEOMETRY, tokenizer, TEMPLATES["univl-chat"])
+    """One on Qwen3, as SAIL-VL2 is."""
+    return Model(Path(), GEOMETRY, tokenizer, template_named("univl-chat", think=True))
+
+
+@pytest.fixture(scope="module")
+def older(tokenizer: Tokenizer) -> Model:
+    """One on Qwen2.5, which has no <think>."""
+    return Model(Path(), GEOMETRY, tokenizer, template_named("univl-chat"))
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +89,15 @@ CONVERSATIONS = [
     ([("system", ""), ("user", "Hi")], [], "Hi"),
     (
         [
+            ("user", question("1+1?", thinking=True)),
+            ("assistant", "<think>\nOne, two.\n</think>\n\n\\boxed{2}"),
+            ("user", question("Sure?", thinking=True)),
+        ],
+        [],
+        f"1+1?\n{THINK}",
+    ),
+    (
+        [
             ("user", question("中文？", images=1)),
             ("assistant", "是的。"),
             ("user", "Sure?\n"),
@@ -105,8 +121,14 @@ def test_it_is_the_published_one(model, reference, turns, tiles, first) -> None:
 words = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(" \n中'é")), max_size=20)
 
 
+tags = st.sampled_from(["<think>", "</think>", "<think>\n", "\n</think>\n\n"])
+answers = st.lists(tags | words).map("".join)
+
+
 @given(
-    st.lists(st.tuples(words, words.map("A".__add__)), max_size=3),
+    st.lists(
+        st.tuples(words, answers.map(lambda said: said if said.startswith("<think>") else f"A{said}")), max_size=3
+    ),
     words,
     st.none() | words,
     st.lists(st.integers(1, 13), max_size=3),
@@ -131,25 +153,51 @@ hostile = st.lists(
 ).map("".join)
 
 
-@given(hostile, hostile, hostile, st.booleans())
-def test_control_tokens_that_somebody_writes_stay_text(model, letters, system, first, last, image) -> None:
+@given(hostile, hostile, hostile, st.booleans(), st.booleans())
+def test_control_tokens_that_somebody_writes_stay_text(
+    model, older, letters, system, first, last, image, thinks
+) -> None:
+    """But for a <think> in the answer of a model that has it."""
     turns = [("system", system), ("user", question(first, images=int(image))), ("assistant", last), ("user", last)]
     start, end = [151644], [151645]
 
     def plain(text: str) -> list[int]:
         return letters.encode(text, add_special_tokens=False).ids
 
+    answer = plain(last)
+    if thinks:
+        first_piece, *pieces = last.split("<think>")
+        answer = [*plain(first_piece), *(token for piece in pieces for token in (151667, *plain(piece)))]
     picture = [*plain("user\n"), 151669, *[151671] * 512, 151670, *plain(f"\n{first}")]
     expected = [
         *start, *plain(f"system\n{system}"), *end,
         *start, *(picture if image else plain(f"user\n{first}")), *end,
-        *start, *plain("assistant\n"), *plain(last), *end,
+        *start, *plain("assistant\n"), *answer, *end,
         *start, *plain(f"user\n{last}"), *end,
         *start, *plain("assistant\n"),
     ]  # fmt: skip
-    found = asked(model, turns, *[2] * image)
+    found = asked(model if thinks else older, turns, *[2] * image)
     assert found == expected
-    assert sum(token > 151642 for token in found) == 9 + 514 * image
+    assert sum(token > 151642 for token in found) == 9 + 514 * image + answer.count(151667)
+
+
+def test_a_model_without_the_tags_has_the_request_in_letters(older, letters) -> None:
+    turns = [("user", question("1+1?", thinking=True)), ("assistant", "<think>2</think>"), ("user", "Sure?")]
+    found = asked(older, turns)
+    assert not {151667, 151668} & set(found)
+    for text in (f"user\n1+1?\n{THINK}", "<think>2</think>"):
+        ids = letters.encode(text, add_special_tokens=False).ids
+        assert any(found[at : at + len(ids)] == ids for at in range(len(found)))
+
+
+@given(st.lists(st.tuples(words, answers), min_size=1, max_size=3), st.booleans())
+def test_earlier_turns_are_as_in_training(model, older, rounds, thinks) -> None:
+    chosen = model if thinks else older
+    turns = [turn for user, answer in rounds for turn in (("user", user), ("assistant", answer))]
+    sample = Sample(row=0, turns=tuple(Turn(*turn) for turn in turns))
+    (trained,) = tokenize([chosen.template.segments(sample)], chosen.tokenizer.encode_plain, chosen.tokenizer.special)
+    found = asked(chosen, [*turns, ("user", "And?")])
+    assert found[: len(trained.ids)] == trained.ids.tolist()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from mixc.errors import SpecError
 from mixc.measure.object import object_digest
-from mixc.measure.template import TEMPLATES, template_named
+from mixc.measure.template import template_named
 from mixc.sources.fragment import Fragment
 from mixc.sources.sample import Sample, Turn
 from mixc.spec.schema import Source
@@ -15,10 +15,11 @@ from shards.manifest import Geometry
 PLAIN = {"path": "x", "kind": "chat"}
 
 
-def digest_of(geometry: Geometry, **fields: object) -> str:
+def digest_of(geometry: Geometry, think: bool = False, **fields: object) -> str:
     fragment = Fragment(source="s", path="p", format="jsonl", digest="d", bytes=1)
     source = Source(**PLAIN | fields)  # type: ignore[arg-type]
-    return object_digest(fragment, source, geometry=geometry, tokenizer="t", template=TEMPLATES["univl-chat"].digest)
+    template = template_named("univl-chat", think=think)
+    return object_digest(fragment, source, geometry=geometry, tokenizer="t", template=template)
 
 
 @pytest.fixture
@@ -60,6 +61,16 @@ def test_what_is_asked_of_a_source(geometry: Geometry) -> None:
         {"number_images": False},
     ]
     assert {digest_of(geometry, **fields) for fields in same} == {digests[0]}
+
+
+@pytest.mark.parametrize("kind", ["chat", "caption", "ocr", "text"])
+def test_models_that_think_share_texts_with_the_others_and_nothing_else(geometry: Geometry, kind: str) -> None:
+    for template in (None, "univl-chat", "chatml"):
+        without, thinking = (digest_of(geometry, think, kind=kind, template=template) for think in (False, True))
+        assert (without == thinking) == (kind == "text")
+    # a source's own template is the thinking one, too
+    models, its = digest_of(geometry, True, kind=kind), digest_of(geometry, True, kind=kind, template="univl-chat")
+    assert models == its
 
 
 def test_templates_by_name() -> None:

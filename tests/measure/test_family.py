@@ -39,6 +39,12 @@ def test_every_model_names_a_template_and_tokenizer_that_exist() -> None:
         assert entry.tokens_per_tile == (entry.tile_size // 14 // 2) ** 2
 
 
+def test_who_has_the_tags_of_thoughts_as_tokens() -> None:
+    thinking = {name for name, entry in FAMILIES.items() if entry.think}
+    assert thinking == {"sail-vl2-1b", "sail-vl2-2b", "sail-vl2-8b", "sail-vl2-30b-a3b"}
+    assert thinking == {name for name, entry in FAMILIES.items() if entry.tokenizer == "qwen3"}
+
+
 @pytest.mark.parametrize("model", FAMILIES)
 def test_every_models_tokenizer_fits_its_embeddings(model: str, tokenizer: Tokenizer) -> None:
     assert geometry(spec(model), tokenizer).vocab_size >= tokenizer.size == 151678

@@ -31,7 +31,7 @@ from mixc.measure.object import (
 )
 from mixc.measure.records import parts
 from mixc.measure.samples import measure_rows
-from mixc.measure.template import TEMPLATES, Tokens
+from mixc.measure.template import TEMPLATES, Template, Tokens, template_named
 from mixc.measure.tokenizer import Tokenizer
 from mixc.sources.fragment import Fragment
 from mixc.sources.sample import Reject, Sample, Turn
@@ -49,9 +49,14 @@ KEY = "0123" * 16
 
 @pytest.fixture
 def measured(tokenizer: Tokenizer, shape: Geometry, tmp_path: Path) -> Measured:
-    def run(rows: Iterable[Sample | Reject], tokenizer: Tokenizer = tokenizer, folder: Path = tmp_path) -> Object:
+    def run(
+        rows: Iterable[Sample | Reject],
+        tokenizer: Tokenizer = tokenizer,
+        folder: Path = tmp_path,
+        template: Template = TEMPLATE,
+    ) -> Object:
         with write_object(folder, KEY) as writer:
-            fast = measure_rows(rows, writer, source="s", geometry=shape, tokenizer=tokenizer, template=TEMPLATE)
+            fast = measure_rows(rows, writer, source="s", geometry=shape, tokenizer=tokenizer, template=template)
             writer.finish(FRAGMENT, KEY, fast_tokenizer=fast)
         return Object(object_path(folder, KEY))
 
@@ -267,8 +272,8 @@ def test_a_fast_tokenizer_that_fails_here_is_replaced_and_recorded(
 
 
 def test_what_an_object_is_keyed_by(shape: Geometry) -> None:
-    def key(fragment: Fragment = FRAGMENT, source: Source = SOURCE, shape: Geometry = shape, **over: str) -> str:
-        return object_digest(fragment, source, geometry=shape, **{"tokenizer": "t", "template": "u", **over})
+    def key(fragment: Fragment = FRAGMENT, source: Source = SOURCE, shape: Geometry = shape, **over: Any) -> str:
+        return object_digest(fragment, source, geometry=shape, **{"tokenizer": "t", "template": TEMPLATE, **over})
 
     same = [
         key(replace(FRAGMENT, path="/elsewhere/b.jsonl", bytes=2)),
@@ -285,9 +290,36 @@ def test_what_an_object_is_keyed_by(shape: Geometry) -> None:
         *(key(shape=with_fields(shape, **{n: 5})) for n in ("tile_size", "tokens_per_tile", "max_tiles", "min_tiles")),
         key(shape=with_fields(shape, thumbnail=False)),
         key(tokenizer="v"),
-        key(template="v"),
+        key(template=TEMPLATES["chatml"]),
+        key(template=template_named("univl-chat", think=True)),
     ]
     assert len({key(), *others}) == len(others) + 1
+
+
+def test_a_thought_is_measured_with_its_tokens(measured: Measured, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """By the fast tokenizer and by the reference, with the model's template and with a source's own."""
+    said = turns("<think>?", "<think>\n1, 2</think> 2", "Sure?", "</think>Yes.<think>")
+    rows = [Sample(row=0, turns=said), Sample(row=1, turns=said, template="chatml"), Sample(row=2, text="<think>x")]
+    found = measured(rows, template=template_named("univl-chat", think=True))
+    slow = measured(rows, replace(tokenizer, fast=False), tmp_path / "slow", template_named("univl-chat", think=True))
+    assert (
+        info_of(found).fast_tokenizer
+        and (found.path / "samples.bin").read_bytes() == (slow.path / "samples.bin").read_bytes()
+    )
+    facts = pq.read_table(found.path / FACTS).to_pylist()
+    for fact in facts[:2]:
+        record = record_of(found, fact)
+        assert [i for i in record.ids.tolist() if i in (151667, 151668)] == [151667, 151668, 151668, 151667]
+        spans = [tokenizer.decode(record.ids[start:end]) for start, end in record.spans]
+        assert spans == ["<think>\n1, 2</think> 2<|im_end|>", "</think>Yes.<think><|im_end|>"]
+        assert (fact["tokens"], fact["supervised_tokens"]) == (
+            len(record.ids),
+            sum(b - a for a, b in record.spans.tolist()),
+        )
+    assert not {151667, 151668} & set(record_of(found, facts[2]).ids.tolist())
+    plain = measured(rows, folder=tmp_path / "plain")
+    for fact in pq.read_table(plain.path / FACTS).to_pylist():
+        assert not {151667, 151668} & set(record_of(plain, fact).ids.tolist())
 
 
 @pytest.mark.parametrize("damage", ["info_missing", "info_cut", "info_other_key", "cut", "grown", "missing"])

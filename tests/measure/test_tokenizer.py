@@ -164,6 +164,31 @@ def test_a_users_file_or_folder(tmp_path: Path) -> None:
         by_folder.special("<img>")
 
 
+def test_tokens_that_a_text_can_be_cut_at(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    assert tokenizer.has_verbatim(["<think>", "</think>"]) and not tokenizer.has_verbatim(["<think>", "<thought>"])
+
+    def made(normalizer: object = None, **settings: bool) -> Tokenizer:
+        definition = tiny(normalizer=normalizer)
+        definition["added_tokens"][1] |= settings
+        (tmp_path / "t.json").write_text(json.dumps(definition))
+        return load_tokenizer("t.json", base=tmp_path, cache=tmp_path / "cache")
+
+    names = ["<|endoftext|>", "<|im_start|>"]
+    assert made().has_verbatim(names)
+    assert made(normalized=True).has_verbatim(names)  # there is nothing that would normalise a text
+    for found in [
+        made(lstrip=True),
+        made(rstrip=True),
+        made(single_word=True),
+        made(normalizer={"type": "NFC"}, normalized=True),
+    ]:
+        assert found.has_verbatim(names[:1])
+        with pytest.raises(SpecError, match=r"every <\|im_start\|> in an answer") as error:
+            found.has_verbatim(names)
+        assert "tokenizer.json" in error.value.mend
+        assert not found.has_verbatim([*names, "<think>"])  # which it lacks, so nothing is cut at
+
+
 def test_a_users_truncation_is_not_a_training_setting(tmp_path: Path) -> None:
     cut = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
     (tmp_path / "t.json").write_text(json.dumps(tiny(truncation=cut)))

@@ -20,7 +20,7 @@ from mixc.measure.facts import RECORD_IMAGE
 from mixc.measure.family import FAMILIES, geometry
 from mixc.measure.image import MAX_PIXELS
 from mixc.measure.records import Records, encode
-from mixc.measure.template import TEMPLATES, Tokens, tokenize
+from mixc.measure.template import TEMPLATES, Tokens, template_named, tokenize
 from mixc.measure.tiles import grid, image_tokens
 from mixc.measure.tokenizer import Tokenizer, load_tokenizer
 from mixc.sources.sample import Role, Sample, Turn
@@ -38,6 +38,8 @@ class Written(msgspec.Struct, forbid_unknown_fields=True):
     turns: list[tuple[Role, str]] = []
     images: list[tuple[int, int]] = []
     """Width and height."""
+    model: str = "sail-vl-2b"
+    """Whose template; the page says nothing of it where all models have the same."""
 
 
 def render(sample: str, tokenizer: Tokenizer, shape: Geometry) -> str:
@@ -49,7 +51,7 @@ def render(sample: str, tokenizer: Tokenizer, shape: Geometry) -> str:
         turns=tuple(Turn(role, text) for role, text in written.turns),
         images=(b"",) * len(written.images),
     )
-    segments = TEMPLATES["univl-chat"].segments(made)
+    segments = template_named("univl-chat", think=FAMILIES[written.model].think).segments(made)
     (tokens,) = tokenize([segments], tokenizer.encode_plain, tokenizer.special)
     records = np.zeros(len(written.images), RECORD_IMAGE)
     for record, position, size in zip(records, tokens.images, written.images, strict=True):
@@ -101,7 +103,7 @@ def rewritten(page: str, make: Callable[[str], str]) -> str:
 
 def test_the_examples_are_true(tokenizer: Tokenizer, shape: Geometry) -> None:
     page = PAGE.read_text()
-    assert len(EXAMPLE.findall(page)) == page.count("```json sample") == 4
+    assert len(EXAMPLE.findall(page)) == page.count("```json sample") == 6
     assert rewritten(page, lambda sample: render(sample, tokenizer, shape)) == page
 
 
