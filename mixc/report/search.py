@@ -1,8 +1,8 @@
 """Where a text or an image stands in a build's packs: every pack is read and looked through.
 
 Text is looked for in the bytes that the tokens of a sample spell, so it is found wherever tokens begin and end; not across
-control tokens or images, and across the pieces of a split text, but not across two samples. A tokenizer that is not byte-level
-has no such bytes: each sample is decoded, at a fraction of the speed.
+control tokens or images, and across the pieces of a split text, but not across two samples. `<think>` and `</think>` are text
+here: an answer had them. A tokenizer that is not byte-level has no such bytes: each sample is decoded, at a fraction of the speed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from mixc.emit.lock import read_lock
 from mixc.errors import BuildError
 from mixc.measure.family import IMAGE_CONTEXT
 from mixc.measure.spelling import BREAK, spelling
+from mixc.measure.template import THINK_TAGS
 from mixc.measure.tokenizer import Tokenizer
 from mixc.report.explain import Use, explain_places
 from mixc.report.opened import build_tokenizer, read_summary
@@ -192,8 +193,9 @@ def _look_through(
 
 def _speller(tokenizer: Tokenizer) -> Callable[[Pack], tuple[bytes, I64]]:
     """A function from a pack to its text in bytes, control tokens as BREAK and without images' places, and to where the bytes
-    of each segment end, int64 [S]."""
-    table = spelling(tokenizer, lambda name: b"" if name == IMAGE_CONTEXT else BREAK)
+    of each segment end, int64 [S]. Tags of thoughts are spelled: that they are one token each is a matter of the model's."""
+    written = {IMAGE_CONTEXT: b"", **{tag: tag.encode() for tag in THINK_TAGS}}
+    table = spelling(tokenizer, lambda name: written.get(name, BREAK))
     if table is not None:
 
         def spell(pack: Pack) -> tuple[bytes, I64]:
@@ -203,7 +205,8 @@ def _speller(tokenizer: Tokenizer) -> Callable[[Pack], tuple[bytes, I64]]:
 
         return spell
 
-    context, controls = tokenizer.added.get(IMAGE_CONTEXT), set(tokenizer.added.values())
+    context = tokenizer.added.get(IMAGE_CONTEXT)
+    controls = {id for name, id in tokenizer.added.items() if name not in THINK_TAGS}
 
     def decode(pack: Pack) -> tuple[bytes, I64]:
         starts = [*pack.segments["start"].tolist(), len(pack.tokens)]

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from mixc.errors import BuildError
 from mixc.measure.template import template_named
+from mixc.report import search
+from mixc.report.search import find_text
 from shards.build import Build
 from tests.compile.conftest import root
 
@@ -69,6 +72,22 @@ def test_tags_are_tokens_for_the_models_that_have_them(mixc, spec: Path, tmp_pat
         found = shown(mixc, build)
         assert found["chat"] == f"{ANSWER}<|im_end|>"
         assert ANSWER in found["prose"]
+
+
+@pytest.mark.parametrize("spelled", [True, False])
+def test_a_thought_is_found_with_its_tags(
+    mixc, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelled: bool
+) -> None:
+    """Where they are tokens and where they are letters; a user's question is another piece of text than the answer to it."""
+    mixc("compile", spec, "-o", tmp_path / "build")
+    monkeypatch.setenv("MIXC_CACHE", str(mixc.cache))
+    if not spelled:
+        monkeypatch.setattr(search, "spelling", lambda *_: None)
+    for fragment, sources in (("<think>\nOne", ["chat", "prose"]), ("two.\n</think>\n\n\\", ["chat", "prose"])):
+        found = find_text(tmp_path / "build", fragment, limit=None, workers=1)
+        assert sorted(one.use.source for one in found.found) == sources
+    with pytest.raises(BuildError, match="nothing that is trained on"):
+        find_text(tmp_path / "build", "<think>?<think>", limit=None, workers=1)
 
 
 def test_a_lock_from_before_names_what_moved(mixc, spec: Path, tmp_path: Path) -> None:
