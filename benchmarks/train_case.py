@@ -28,7 +28,7 @@ from runtime import processes, record
 from runtime.arguments import Arguments
 from runtime.attention import use_backend
 from runtime.batch import Batch
-from runtime.checkpoint import FORMAT, State
+from runtime.checkpoint.files import FORMAT, State
 from runtime.engine import Engine
 from runtime.loader import Division, Play, play
 from runtime.model.head import Output
@@ -188,7 +188,7 @@ def train(options: argparse.Namespace, place: processes.Place, device: torch.dev
         rows = []
         for step in range(steps):
             before = getattr(model, "positions", 0)
-            line, _ = stepper.make(msgspec.structs.replace(state, step=step), micros, stop=False)
+            line, _ = stepper.make(msgspec.structs.replace(state, step=step), micros)
             rows.append(_row(line, engine.clock.seconds(), run.peak, getattr(model, "positions", 0) - before))
         told = rows[options.warmup :]
         if not told:

@@ -20,7 +20,7 @@ from runtime.errors import DivergedError, StoppedError, TrainError
 from shards.build import Build
 from shards.errors import ShardError
 
-_FOLDERS_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+_FOLDERS_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 _MEND = "make room, or give a folder that can be written; what is saved stays good: --resume goes on from it"
 
 

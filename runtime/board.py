@@ -83,6 +83,8 @@ def scalars(line: Line) -> dict[str, float]:
     found = {name: getattr(line, name) for name in _PLAIN}
     for name in _BY_NAME:
         found |= {f"{name}/{which}": value for which, value in getattr(line, name).items()}
+    for save in line.saves:
+        found |= {"save/blocked": save.blocked, "save/behind": save.behind}
     found |= {f"flops/{part}": getattr(line.flops, part) for part in line.flops.__struct_fields__}
     if line.exact is not UNSET:
         found["exact"] = line.exact

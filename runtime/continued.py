@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime import checkpoint, record, weights
+from runtime import record, weights
+from runtime.checkpoint import files
 from runtime.errors import ArgumentError, CheckpointError, ResumeError
 from shards.manifest import Manifest
 
@@ -14,7 +15,7 @@ from shards.manifest import Manifest
 class Start:
     """Where the first stage begins."""
 
-    checkpoint: tuple[Path, checkpoint.State] | None
+    checkpoint: tuple[Path, files.State] | None
     """To load; None where the other run's stage was trained to its end, and `origin` has its weights."""
     origin: Path | None
     """Folder of the weights that the other run's stage began with, which hold the frozen modules; None: random ones."""
@@ -46,7 +47,7 @@ def find(run: Path, manifest: Manifest, settled: record.Record) -> Start:
         if not (run / point.stage / weights.FILE).exists():
             raise CheckpointError(f"the stage {point.stage!r} of this run has no weights", where=where)
         return Start(None, run / point.stage, other.parts["seed"])
-    path = run / checkpoint.FOLDER / f"{point.stage}-{point.step:08d}"
+    path = run / files.FOLDER / f"{point.stage}-{point.step:08d}"
     if not path.exists():
         raise CheckpointError(
             f"this run has no checkpoint of step {point.step} of stage {point.stage!r}",
@@ -61,6 +62,6 @@ def find(run: Path, manifest: Manifest, settled: record.Record) -> Start:
             where=where,
             mend="the first stage of a build that continues another must be trained first, and train the same modules",
         )
-    state = checkpoint.read(path)
-    checkpoint.fits(path, state, root=point.root, zero=settled.zero, precision=settled.precision)
+    state = files.read(path)
+    files.fits(path, state, root=point.root, zero=settled.zero, precision=settled.precision)
     return Start((path, state), before, other.parts["seed"])

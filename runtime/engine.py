@@ -233,15 +233,12 @@ class Engine:
             self._sums[place] = None
         self._deepspeed.allreduce_gradients()
 
-    def save(self, folder: Path, place: Place) -> tuple[Path, int, str]:
-        """Write this process's parts of the weights and the optimizer's state into `folder`, durably. The file,
-        its size and blake3."""
-        path = folder / f"{place.rank:05d}.safetensors"
-        named = self._named()
-        mine = list(own_parts(self._deepspeed.optimizer, named, place, zero=self.zero))
+    def contents(self, place: Place) -> parts.Contents:
+        """This process's share of the weights and the optimizer's state, as its file of a checkpoint has them."""
+        mine = list(own_parts(self._deepspeed.optimizer, self._named(), place, zero=self.zero))
         if self.zero == 0:
             mine = mine[place.rank :: place.world]  # all have all
-        return path, *parts.write(path, mine, self._adamw.state, self._buffers() if place.first else {})
+        return parts.contents(mine, self._adamw.state, self._buffers() if place.first else {})
 
     def load(self, files: list[Path], place: Place) -> None:
         """Take weights and the optimizer's state from the files of a checkpoint, however many processes wrote

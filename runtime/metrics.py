@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -25,6 +26,28 @@ from runtime.processes import Place
 from shards.atomic import atomic_write
 
 NAME = "metrics.jsonl"
+
+
+class Save(msgspec.Struct, frozen=True, kw_only=True):
+    """A checkpoint that was published. Seconds."""
+
+    checkpoint: str
+    """Its name."""
+    blocked: float
+    """That the slowest process waited for it, between two steps."""
+    behind: float
+    """From then until it was there for a resume, while steps went on."""
+
+
+class Flags(NamedTuple):
+    """What processes tell each other with the sum that ends a step: one that is set in any is set in the sum."""
+
+    stop: bool = False
+    """It was asked to stop."""
+    writing: bool = False
+    """It is writing a checkpoint."""
+    failed: bool = False
+    """It could not."""
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,23 +94,26 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     """The loss was an outlier, so the step was left out."""
     exact: int | msgspec.UnsetType = msgspec.UNSET
     """Of the questions that the weights were asked after the step, how many were answered exactly. Absent where none was asked."""
+    saves: list[Save] = []
+    """Checkpoints that were published since the line before, a search's copies among them."""
 
 
 class Tally:
     """What a process saw of one step.
 
-    As float64 for the sum over processes: loss; stop; per source its loss and weight; per process its tokens,
+    As float64 for the sum over processes: loss; flags; per source its loss and weight; per process its tokens,
     tiles, pairs, wait and memory; per pack of the step a count, and two halves of the first 64 bits of its digest
     (each exact).
     """
 
     _PER_PROCESS = 5
     _PER_PACK = 3
+    _FLAGS = len(Flags._fields)
 
     def __init__(self, *, sources: int, batch: int, place: Place, device: torch.device) -> None:
         self._sources, self._batch, self._place, self._device = sources, batch, place, device
         self._loss = torch.zeros(1 + sources, dtype=torch.float64, device=device)
-        self._host = [0.0] * (1 + sources + self._PER_PROCESS * place.world + self._PER_PACK * batch)
+        self._host = [0.0] * (self._FLAGS + sources + self._PER_PROCESS * place.world + self._PER_PACK * batch)
 
     def add(self, micro: Micro, weights: Sequence[float], loss_sum: torch.Tensor, by_source: torch.Tensor) -> None:
         """`weights` [S] and `by_source` [S], float64: the sources' weights and weighted losses; the latter,
@@ -96,12 +122,12 @@ class Tally:
         self._loss[1:] += by_source
         host, place = self._host, self._place
         for source, weight in enumerate(weights):
-            host[1 + source] += weight
-        process = 1 + self._sources + self._PER_PROCESS * place.rank
+            host[self._FLAGS + source] += weight
+        process = self._FLAGS + self._sources + self._PER_PROCESS * place.rank
         host[process] += micro.tokens
         host[process + 1] += micro.tiles
         host[process + 2] += micro.pairs
-        first = 1 + self._sources + self._PER_PROCESS * place.world
+        first = self._FLAGS + self._sources + self._PER_PROCESS * place.world
         for number, digest in zip(micro.packs, micro.digests, strict=True):
             slot = first + self._PER_PACK * (number - micro.step * self._batch)
             host[slot] += 1
@@ -114,25 +140,26 @@ class Tally:
         torch.distributed.all_reduce(loss)
         return float(loss)
 
-    def total(self, *, norm: torch.Tensor, stop: bool, wait: float) -> Total:
+    def total(self, *, norm: torch.Tensor, flags: Flags, wait: float) -> Total:
         """Sum over the processes. In all of them; each gets the same. `norm`, which all have, comes along to
         the host."""
-        self._host[0] = float(stop)
-        process = 1 + self._sources + self._PER_PROCESS * self._place.rank
+        self._host[: self._FLAGS] = map(float, flags)
+        process = self._FLAGS + self._sources + self._PER_PROCESS * self._place.rank
         self._host[process + 3] = wait
         if self._device.type == "cuda":
             self._host[process + 4] = torch.cuda.max_memory_allocated(self._device)  # the allocator's books: no wait
         summed = torch.cat([self._loss, torch.tensor(self._host, dtype=torch.float64).to(self._device)])
         torch.distributed.all_reduce(summed)
         *values, norm_ = torch.cat([summed, norm.reshape(1)]).tolist()
-        loss, by_source, (stop_, *rest) = values[0], values[1 : 1 + self._sources], values[1 + self._sources :]
+        loss, by_source, rest = values[0], values[1 : 1 + self._sources], values[1 + self._sources :]
+        raised, rest = rest[: self._FLAGS], rest[self._FLAGS :]
         weights, rest = rest[: self._sources], rest[self._sources :]
         split = self._PER_PROCESS * self._place.world
         per_process, per_pack = rest[:split], rest[split:]
         return Total(
             loss_sum=loss,
             norm=norm_,
-            stop=stop_ > 0,
+            flags=Flags(*(count > 0 for count in raised)),
             by_source=list(zip(by_source, weights, strict=True)),
             tokens=per_process[0::5],
             tiles=per_process[1::5],
@@ -154,8 +181,8 @@ class Total(msgspec.Struct, frozen=True, kw_only=True):
 
     loss_sum: float
     norm: float
-    stop: bool
-    """Some process was asked to stop."""
+    flags: Flags
+    """Of any process."""
     by_source: list[tuple[float, float]]
     """Weighted loss and weight of each source."""
     tokens: list[float]
@@ -190,13 +217,14 @@ class Log:
         self._file.write(msgspec.json.encode(line) + b"\n")
         self._file.flush()
 
-    def sync(self) -> None:
-        """Make what was written durable. Before a checkpoint is, for a checkpoint vouches for the lines
-        before it."""
-        os.fsync(self._file.fileno())
-
     def close(self) -> None:
         self._file.close()
+
+
+def sync(out: Path) -> None:
+    """Make the lines that are written durable. Before a checkpoint is, for a checkpoint vouches for the lines before it."""
+    with suppress(FileNotFoundError), (out / NAME).open("rb") as file:  # before the first step there is none
+        os.fsync(file.fileno())
 
 
 def cut(out: Path, done: Sequence[str], stage: str | None, step: int) -> None:
@@ -260,6 +288,7 @@ def show(console: Console, line: Line, steps: int) -> None:
         parts.append(f"skew {line.skew['pairs']:.2f}")
     if line.skipped:
         parts.append(f"skipped {line.skipped}")
+    parts += [f"saved {save.checkpoint}: {save.blocked:.2f} s, {save.behind:.1f} s behind" for save in line.saves]
     console.print("  ".join(parts), markup=False, highlight=False, soft_wrap=True)
 
 

@@ -9,8 +9,7 @@
         __metadata__                `parts`: start and number of updates, by parameter
 
 Nothing in them is a matter of how many processes there are or of what ZeRO divides: whoever reads takes the
-elements it wants from whichever files have them. Both ways one tensor is in memory at a time, beside those
-that are being trained.
+elements it wants from whichever files have them, one tensor at a time.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -59,11 +58,16 @@ class _About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     updates: int
 
 
-def write(
-    path: Path, parts: Iterable[Part], state: Mapping[torch.Tensor, Any], buffers: Mapping[str, torch.Tensor]
-) -> tuple[int, str]:
-    """Write a file, durably. `state` is the optimizer's, by flat tensor. Returns its size and blake3, which is
-    taken on the way, so that nothing is read again."""
+class Contents(NamedTuple):
+    """What is to be in a file."""
+
+    head: bytes
+    tensors: list[torch.Tensor]
+    """In the file's order, end to end. The very ones that are being trained, wherever they are."""
+
+
+def contents(parts: Iterable[Part], state: Mapping[torch.Tensor, Any], buffers: Mapping[str, torch.Tensor]) -> Contents:
+    """`state` is the optimizer's, by flat tensor."""
     tensors: dict[str, torch.Tensor] = {}
     about = {}
     for part in parts:
@@ -75,14 +79,25 @@ def write(
     header: dict[str, Any] = {"__metadata__": {"parts": msgspec.json.encode(about).decode()}}
     end = 0
     for name, tensor in tensors.items():
-        begin, end = end, end + tensor.numel() * tensor.element_size()
+        begin, end = end, end + tensor.nbytes
         header[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     head = msgspec.json.encode(header)
     head += b" " * (-len(head) % 8)
+    return Contents(len(head).to_bytes(8, "little") + head, list(tensors.values()))
+
+
+def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """Its elements as uint8 [B], a view where it is contiguous."""
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def write(path: Path, head: bytes, tensors: Iterable[torch.Tensor]) -> tuple[int, str]:
+    """Write a file, durably: the bytes of the tensors, or of pieces of their bytes, end to end. Returns its size and
+    blake3, which is taken on the way, so that nothing is read again."""
     with atomic_write(path) as file:
-        file.write(len(head).to_bytes(8, "little") + head)
-        for tensor in tensors.values():
-            file.write(tensor.to("cpu").contiguous().view(-1).view(torch.uint8).numpy().data)
+        file.write(head)
+        for tensor in tensors:
+            file.write(flat_bytes(tensor.to("cpu")).numpy().data)
     return file.bytes, file.digest
 
 

@@ -24,7 +24,7 @@ SCHEDULER = "MIXC_PLACE"
 guessed: a trainer started by hand inside an allocation is one process, whatever Slurm's variables say."""
 
 _TIMEOUT = timedelta(minutes=30)
-"""Of a collective. A checkpoint's slowest write must fit in it, for the other processes wait meanwhile."""
+"""Of a collective. A checkpoint's slowest write must fit in it: where a run ends, or saves again, processes wait for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from blake3 import blake3
 
 from runtime import metrics
-from runtime.checkpoint import State
+from runtime.checkpoint.files import State
 from runtime.engine import Engine
 from runtime.flops import Work, step_flops
 from runtime.loader import Division, Micro
@@ -44,8 +44,10 @@ class Stepper:
         self._engine, self._entry, self._stage, self._division = engine, entry, stage, division
         self._sources, self._root, self._place, self._device, self._peak = sources, root, place, device, peak
 
-    def make(self, state: State, micros: Iterator[Micro], *, stop: bool) -> tuple[metrics.Line, bool]:
-        """Train step `state.step`. Its line, and whether some process was asked to stop; `stop`: whether this one was."""
+    def make(
+        self, state: State, micros: Iterator[Micro], flags: Callable[[], metrics.Flags] = metrics.Flags
+    ) -> tuple[metrics.Line, metrics.Flags]:
+        """Train step `state.step`. Its line, and what is flagged in any process; `flags`: what is in this one, asked last."""
         begun, waited = time.monotonic(), 0.0
         engine, entry, step = self._engine, self._entry, state.step
         facts = self._stage.steps[step]
@@ -72,9 +74,9 @@ class Stepper:
         norm = engine.step(rates)
         if engine.model.balance:
             engine.model.balance.turn()
-        total = tally.total(norm=norm, stop=stop, wait=waited)
+        total = tally.total(norm=norm, flags=flags(), wait=waited)
         seconds = time.monotonic() - begun
-        return self._line(state, total, rates, seconds=seconds, spike=spike), total.stop
+        return self._line(state, total, rates, seconds=seconds, spike=spike), total.flags
 
     def _line(
         self, state: State, total: metrics.Total, rates: dict[str, float], *, seconds: float, spike: bool

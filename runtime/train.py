@@ -10,29 +10,29 @@ is killed and resumed, goes through the same states.
 from __future__ import annotations
 
 import math
-import shutil
 import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
 
-from runtime import answers, board, checkpoint, continued, evaluate, initial, metrics, processes, record, weights
+from runtime import answers, board, continued, evaluate, initial, metrics, processes, record, weights
 from runtime.arguments import Arguments
+from runtime.begin import settle
+from runtime.checkpoint import files
+from runtime.checkpoint.saver import Saver
 from runtime.engine import Engine
-from runtime.errors import ArgumentError, CheckpointError, DivergedError, StoppedError
+from runtime.errors import CheckpointError, DivergedError, StoppedError
 from runtime.flops import peak_flops
 from runtime.loader import Division, Play, play, source_names
 from runtime.processes import Place
-from runtime.search import Act, SearchState, advance
 from runtime.spikes import remember
 from runtime.step import Stepper
-from shards import questions
+from runtime.stopping import Stopping
+from runtime.trials import Trials
 from shards.build import Build
 from shards.manifest import StageEntry
 from shards.store import place as build_place
@@ -42,14 +42,6 @@ if TYPE_CHECKING:
 
 SKIPS = 10
 """Steps in a row without a finite gradient that end a run: it will not come back by itself."""
-
-AVERAGES = "averages"
-"""Folder of the moving averages of the stages' weights."""
-SEARCH = "search"
-"""Folder of what a search for a learning rate may go back to."""
-
-_RESERVED = {checkpoint.FOLDER, record.NAME, metrics.NAME, evaluate.NAME, board.FOLDER, AVERAGES, SEARCH}
-_RESERVED |= {answers.FOLDER, questions.FOLDER}
 
 
 class Run:
@@ -64,8 +56,10 @@ class Run:
         self.sources = source_names(build.manifest.stages)
         self.peak = _peak(arguments, settled.precision, device)
         self.console = Console(quiet=not place.first)
-        self.stop: int | None = None
-        """The signal that asked this process to stop."""
+        self.saver = Saver(self.out, place, device, self.console)
+        self.trials = Trials(self.out, self.saver, place)
+        self.forget = files.keep_furthest(arguments.keep, settled.stages)
+        self.stopping = Stopping()
         self.stopped = ""
         """What to say of it, once all processes have stopped at one step."""
         self.evaluator: evaluate.Evaluator | None = None
@@ -116,7 +110,8 @@ class Run:
                 break
             ended = self._train(entry, previous, start, last)
             if self.stopped:
-                raise StoppedError(self.stopped, signal_number=self.stop or signal.SIGINT, mend="go on with --resume")
+                number = self.stopping.signal or signal.SIGINT
+                raise StoppedError(self.stopped, signal_number=number, mend="go on with --resume")
             if not ended:
                 break
             before += entry.steps
@@ -135,7 +130,7 @@ class Run:
             micro_batch=settled.micro_batch,
             workers=self.arguments.workers,
             console=self.console,
-            stopping=lambda: self.stop is not None,
+            stopping=lambda: bool(self.stopping),
         )
 
     def _asker(self) -> answers.Asker | None:
@@ -149,12 +144,12 @@ class Run:
             self.device,
             every=settled.evaluate_every,
             console=self.console,
-            stopping=lambda: self.stop is not None,
+            stopping=lambda: bool(self.stopping),
         )
 
-    def _checkpoint(self, entry: StageEntry, finished: list[str]) -> tuple[Path, checkpoint.State] | None:
+    def _checkpoint(self, entry: StageEntry, finished: list[str]) -> tuple[Path, files.State] | None:
         """The checkpoint to go on from in `entry`, if it is of that stage."""
-        found = checkpoint.latest(self.out)
+        found = files.latest(self.out)
         if found is None or found[1].stage in finished:
             return None
         path, state = found
@@ -164,7 +159,7 @@ class Run:
                 where=str(path),
                 mend=f"put {self.out / entry.name} back, or begin the run again in another folder",
             )
-        checkpoint.fits(
+        files.fits(
             path,
             state,
             root=self.settled.root,
@@ -174,7 +169,7 @@ class Run:
         return found
 
     def _train(
-        self, entry: StageEntry, previous: Path | None, start: tuple[Path, checkpoint.State] | None, last: int
+        self, entry: StageEntry, previous: Path | None, start: tuple[Path, files.State] | None, last: int
     ) -> bool:
         """Train `entry` up to step `last`. Whether that was its end."""
         import torch
@@ -212,8 +207,8 @@ class Run:
             device=self.device,
             offload=settled.offload,
         )
-        state = checkpoint.State(
-            format=checkpoint.FORMAT,
+        state = files.State(
+            format=files.FORMAT,
             root=settled.root,
             stage=entry.name,
             step=0,
@@ -225,11 +220,11 @@ class Run:
             files={},
         )
         if start is None and begin is not None and begin.checkpoint is not None:
-            checkpoint.load(engine, *begin.checkpoint, self.place)
+            files.load(engine, *begin.checkpoint, self.place)
             loaded += f", then {begin.checkpoint[0]}"
         if start is not None:
             path, state = start
-            checkpoint.load(engine, path, state, self.place)
+            files.load(engine, path, state, self.place)
             state = msgspec.structs.replace(state, world=self.place.world, files={})
             loaded += f", then step {state.step} from {path}"
         metrics.table(
@@ -261,11 +256,10 @@ class Run:
             if entry.train.ema is not None:
                 # first: when the stage's own weights are there, the stage is done
                 engine.swap_average(self.place)
-                weights.save(model, self.out / AVERAGES / entry.name, self.place, **about)
+                weights.save(model, self.out / weights.AVERAGES / entry.name, self.place, **about)
                 engine.swap_average(self.place)
             weights.save(model, self.out / entry.name, self.place, **about)
-            if self.place.first:
-                shutil.rmtree(self.out / SEARCH, ignore_errors=True)
+            self.trials.end()
             return True
         finally:
             engine.close()
@@ -297,11 +291,12 @@ class Run:
         ]
 
     def _steps(
-        self, engine: Engine, entry: StageEntry, division: Division, state: checkpoint.State, last: int
-    ) -> checkpoint.State:
+        self, engine: Engine, entry: StageEntry, division: Division, state: files.State, last: int
+    ) -> files.State:
         """Steps `state.step` to `last`, with a checkpoint every so often, and one where it stops before the
-        stage's end."""
-        saved = state.step
+        stage's end. All of them are published when it returns."""
+        saver, begun, saved = self.saver, state.step, state.step
+        every = self.arguments.save_every
         stepper = Stepper(
             engine,
             entry,
@@ -326,7 +321,8 @@ class Run:
                 metrics.complete(self.out, answers.exact(self.out, entry.name, state.step))
             if self.asker.stopped:
                 if not state.step:  # else it is what the run goes on from
-                    self._save(engine, state)
+                    saver.begin(engine, self.out, state, self.forget)
+                    saver.finish()
                 self.stopped = f"stopped before step {state.step} of stage {entry.name!r}, which is saved"
                 return state
         log = metrics.Log(self.out) if self.place.first else None
@@ -338,7 +334,8 @@ class Run:
             while state.step < last:
                 if self.evaluator:
                     self.evaluator.at(engine, entry, state.step, shown)
-                line, stop = stepper.make(state, micros, stop=self.stop is not None)
+                line, flags = stepper.make(state, micros, self._flags)
+                line, stop = msgspec.structs.replace(line, saves=saver.at(flags)), flags.stop
                 bad = line.grad_norm is None
                 state = msgspec.structs.replace(
                     state,
@@ -351,7 +348,8 @@ class Run:
                     state = msgspec.structs.replace(state, losses=losses)
                 diverged = state.skipped_in_a_row >= SKIPS
                 if not diverged:
-                    state = self._search(engine, entry, state, _number(line.loss))
+                    if entry.train.adalrs:
+                        state = self.trials.after(engine, state, _number(line.loss), entry.train.adalrs)
                     if self.asker and not stop:
                         exact = self.asker.at(engine, entry, state.step)
                         line = line if exact is None else msgspec.structs.replace(line, exact=exact)
@@ -360,9 +358,11 @@ class Run:
                     log.write(line)
                     if shown:
                         shown.write(line)
-                    if bad or stop or line.step % self.arguments.log_every == 0 or state.step == last:
+                    due = line.step % self.arguments.log_every == 0 or state.step == last
+                    if bad or stop or line.saves or due:
                         metrics.show(self.console, line, entry.steps)
                 if diverged:
+                    saver.finish()
                     raise DivergedError(
                         f"loss or gradient not finite for {SKIPS} steps in a row",
                         where=f"stage {entry.name!r}, step {line.step}",
@@ -371,58 +371,27 @@ class Run:
                     )
                 # where the weights are saved instead, unless the stage is still to be asked its questions
                 ends = state.step == entry.steps and not (stop and self.asker)
-                due = state.step % self.arguments.save_every == 0 or state.step == last or stop
-                if due and not ends:
-                    if log:
-                        log.sync()
-                    self._save(engine, state)
+                if (state.step % every == 0 or state.step == last or stop) and not ends:
+                    saver.begin(engine, self.out, state, self.forget)
                     saved = state.step
+                elif state.step == begun + 1 and (every < last or entry.train.adalrs):
+                    saver.prepare(engine)
                 if stop:
                     self.stopped = f"stopped after step {line.step} of stage {entry.name!r}, which is saved"
                     break
+            saver.finish()
             if self.evaluator and not self.stopped:
                 self.evaluator.at(engine, entry, last, shown)
         finally:
             if log:
-                log.sync()
                 log.close()
+                metrics.sync(self.out)
             if shown:
                 shown.close()
         return state
 
-    def _save(self, engine: Engine, state: checkpoint.State) -> None:
-        keep, stages = self.arguments.keep, self.settled.stages
-        checkpoint.save(engine, self.out, state, keep=keep, stages=stages, place=self.place)
-
-    def _search(self, engine: Engine, entry: StageEntry, state: checkpoint.State, loss: float) -> checkpoint.State:
-        """Let the search for a learning rate, if there is one, see the loss of the step that was made, and do as it says."""
-        if entry.train.adalrs is None:
-            return state
-        before = state.search or SearchState()
-        search, act = advance(before, loss, state.step, entry.train.adalrs)
-        state = msgspec.structs.replace(state, search=search)
-        if act is Act.KEEP:
-            stages, many = self.settled.stages, entry.steps  # which of them go is for `_forget_copies` to say
-            checkpoint.save(engine, self.out / SEARCH, state, keep=many, stages=stages, place=self.place)
-            if self.place.first:
-                self._forget_copies(state)
-        elif act is Act.UNDO:
-            assert before.kept is not None
-            kept = msgspec.structs.replace(state, step=before.kept)
-            path = self.out / SEARCH / checkpoint.FOLDER / checkpoint.name(kept)
-            checkpoint.load(engine, path, checkpoint.read(path), self.place)
-        return state
-
-    def _forget_copies(self, state: checkpoint.State) -> None:
-        """Remove the copies that a search cannot go back to any more, from here or from a checkpoint of the run."""
-        needed = {checkpoint.name(state)}
-        for path in (self.out / checkpoint.FOLDER).glob(f"*/{checkpoint.STATE}"):
-            kept = checkpoint.read(path.parent)
-            if kept.search and kept.search.kept is not None:
-                needed.add(checkpoint.name(msgspec.structs.replace(kept, step=kept.search.kept)))
-        for copy in (self.out / SEARCH / checkpoint.FOLDER).glob(f"*/{checkpoint.STATE}"):
-            if copy.parent.name not in needed:
-                shutil.rmtree(copy.parent)
+    def _flags(self) -> metrics.Flags:
+        return self.saver.flags()._replace(stop=bool(self.stopping))
 
 
 def _number(loss: float | None) -> float:
@@ -441,88 +410,16 @@ def _peak(arguments: Arguments, precision: str, device: torch.device) -> float |
     return peak_flops(torch.cuda.get_device_name(device))
 
 
-def _check(build: Build, settled: record.Record, place: Place, out: Path) -> None:
-    """What can be known to be wrong before a model is built."""
-    for entry in build.manifest.stages:
-        if entry.name not in settled.stages:
-            continue
-        if entry.name in _RESERVED or entry.name.startswith(".") or "/" in entry.name:
-            raise ArgumentError(f"a run cannot keep the weights of a stage called {entry.name!r} under that name")
-        try:
-            Division(batch=entry.batch, world=place.world, micro_batch=settled.micro_batch)
-        except ArgumentError as error:
-            error.where = f"stage {entry.name!r}"
-            raise
-    if settled.offload and settled.zero == 0:
-        raise ArgumentError("--offload needs --zero 1, 2 or 3")
-    if settled.continues is not None:
-        if settled.initial != initial.Initial():
-            raise ArgumentError("a run begins with --init or with --continue-from, not with both")
-        continued.find(Path(settled.continues), build.manifest, settled)
-    initial.check(settled.initial)
-    if settled.evaluate is not None:
-        evaluate.check(build_place(settled.evaluate), build.manifest)
-    if settled.questions is not None:
-        answers.check(answers.find(out, settled.questions), build.manifest)
-
-
 def train(arguments: Arguments, build: Build) -> None:
     """Do what the command line asks. In all processes. Raises TrainError, ShardError, or KeyboardInterrupt."""
     place = processes.place()
     with record.lock(arguments.out) if place.first else nullcontext():
         device = processes.device(place)
         # in the first process, before the others are waited for: a mistake in the command is said at once
-        mine = _settle(arguments, build, place, device) if place.first else None
+        mine = settle(arguments, build, place, device) if place.first else None
         processes.join(place, device)
         settled = processes.from_first(mine)
         processes.compute_repeatably(settled.threads)
         run = Run(arguments, build, settled, place, device)
-        with _stopping_gently(run):
+        with run.stopping.listening(run.console), run.saver:
             run.execute()
-
-
-def _settle(arguments: Arguments, build: Build, place: Place, device: torch.device) -> record.Record:
-    """What the run is, written to its folder if all that can be known beforehand is right."""
-    out = arguments.out
-    stages = [out / entry.name for entry in build.manifest.stages]
-    progress = [out / metrics.NAME, out / checkpoint.FOLDER / checkpoint.LATEST, *stages]
-    settled = record.settle(
-        arguments,
-        build.manifest,
-        begun=any(path.exists() for path in progress),
-        world=place.world,
-        threads=processes.threads(place),
-        precision="bf16" if device.type == "cuda" else "fp32",
-    )
-    _check(build, settled, place, out)
-    if arguments.tensorboard:
-        board.check()
-    checkpoint.sweep(out)
-    record.write(out, settled)
-    return settled
-
-
-@contextmanager
-def _stopping_gently(run: Run) -> Iterator[None]:
-    """The first SIGINT or SIGTERM lets the step end and saves; the second stops at once."""
-    asked = 0.0
-
-    def ask(number: int, frame: object) -> None:
-        nonlocal asked
-        # a launcher may pass on the signal that the terminal has sent to all: that is not a second wish
-        if run.stop is not None and time.monotonic() - asked > 1:
-            raise KeyboardInterrupt
-        if run.stop is not None:
-            return
-        run.stop, asked = number, time.monotonic()
-        run.console.print("stopping after this step; once more to stop at once", markup=False, highlight=False)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

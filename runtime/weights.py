@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 FILE = "model.safetensors"
 CONFIG = "config.json"
+AVERAGES = "averages"
+"""Folder in a run, of the moving averages of the stages' weights."""
 FORMAT = 1
 HEAD = "language.lm_head.weight"
 """Stored when it is not the embedding table."""

@@ -82,6 +82,15 @@ def wait_for_steps(process: subprocess.Popen[str], run: Path, steps: int) -> Non
         time.sleep(0.01)
 
 
+def wait_for(process: subprocess.Popen[str], path: Path) -> None:
+    """Until the run has made a file or folder."""
+    end = time.monotonic() + TIMEOUT
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
 def lines(run: Path) -> list[dict]:
     """metrics.jsonl."""
     return [msgspec.json.decode(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]

@@ -13,6 +13,7 @@ from runtime.errors import CheckpointError
 from runtime.loader import Division, Play
 from runtime.model.head import Output
 from runtime.optimizer import freeze
+from runtime.parts import write
 from runtime.processes import Place
 from shards.digest import digest_file
 from tests.runtime.small import ALIGN, GEOMETRY, SETTINGS
@@ -62,6 +63,12 @@ def whole(engine) -> dict[str, torch.Tensor]:
     from runtime.weights import gather
 
     return {name: tensor.clone() for name, tensor in gather(engine.model, PLACE)}
+
+
+def save(engine, folder):
+    """Its file of a checkpoint, with size and digest."""
+    file = folder / "00000.safetensors"
+    return file, *write(file, *engine.contents(PLACE))
 
 
 def reference(build) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -190,7 +197,7 @@ def test_a_checkpoint_brings_back_moments_and_weights_and_not_rates(make, build,
     engine = make(zero, precision, offload, settings)
     learn(engine, build, 0)
     assert {int(state["step"]) for state in engine._adamw.state.values()} == {1}
-    file, _, _ = engine.save(tmp_path, PLACE)
+    file = save(engine, tmp_path)[0]
     learn(engine, build, 1)
     expected = whole(engine)
 
@@ -209,7 +216,7 @@ def test_a_checkpoint_has_nothing_of_frozen_weights(make, build, tmp_path, zero)
     """They are those that the stage began with."""
     engine = make(zero, "fp32", settings=ALIGN, seed=1)
     learn(engine, build, 0, {"projector": 1e-3})
-    file, size, digest = engine.save(tmp_path, PLACE)
+    file, size, digest = save(engine, tmp_path)
     assert (file.stat().st_size, digest_file(file)) == (size, digest)
     assert {name.split("/")[1].split(".")[0] for name in load_file(file)} == {"projector"}
     again = make(zero, "fp32", settings=ALIGN, seed=2)
@@ -227,7 +234,7 @@ def test_a_checkpoint_has_nothing_of_frozen_weights(make, build, tmp_path, zero)
 
 
 def test_a_checkpoint_of_other_modules_is_refused_and_changes_nothing(make, build, tmp_path):
-    file, _, _ = make(2, "fp32", settings=ALIGN, seed=1).save(tmp_path, PLACE)
+    file = save(make(2, "fp32", settings=ALIGN, seed=1), tmp_path)[0]
     engine = make(2, "fp32", seed=2)
     before = whole(engine)
     with pytest.raises(CheckpointError, match="of another model, or of one that trains other modules"):
@@ -239,7 +246,7 @@ def test_before_the_first_update_there_are_no_moments(make, build, tmp_path):
     """A run whose steps so far had no finite gradient can be saved, and goes on as if it had begun there."""
     engine = make(1, "fp32", settings=ALIGN)
     learn(engine, build, 0, {"projector": 1e-3}, times=math.nan)
-    file, _, _ = engine.save(tmp_path, PLACE)
+    file = save(engine, tmp_path)[0]
     again = make(1, "fp32", settings=ALIGN)
     again.load([file], PLACE)
     for each in (engine, again):

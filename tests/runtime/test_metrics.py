@@ -112,8 +112,8 @@ def test_a_tally_gives_back_what_went_in(build):
     micros = [data[4], data[5]]  # step 2
     for number, micro in enumerate(micros):
         tally.add(micro, micro.weights, torch.tensor(1.5), torch.tensor([0.5, 1.0, number], dtype=torch.float64))
-    total = tally.total(norm=torch.tensor(0.25, dtype=torch.float64), stop=False, wait=0.125)
-    assert (total.loss_sum, total.norm, total.stop, total.wait) == (3.0, 0.25, False, 0.125)
+    total = tally.total(norm=torch.tensor(0.25, dtype=torch.float64), flags=metrics.Flags(), wait=0.125)
+    assert (total.loss_sum, total.norm, total.flags, total.wait) == (3.0, 0.25, metrics.Flags(), 0.125)
     assert [loss for loss, _ in total.by_source] == [1.0, 2.0, 1.0]
     assert [weight for _, weight in total.by_source] == pytest.approx(
         [sum(weights) for weights in zip(*(micro.weights for micro in micros), strict=True)]
@@ -131,9 +131,11 @@ def test_a_pack_that_was_not_trained_is_not_told(build):
     micro = Play(build, "tune", Division(batch=4, world=1, micro_batch=2), 0)[1]
     tally = Tally(sources=3, batch=4, place=PLACE, device=torch.device("cpu"))
     tally.add(micro, micro.weights, torch.tensor(1.0), torch.zeros(3, dtype=torch.float64))
-    total = tally.total(norm=torch.tensor(float("nan"), dtype=torch.float64), stop=True, wait=0.0)
+    total = tally.total(
+        norm=torch.tensor(float("nan"), dtype=torch.float64), flags=metrics.Flags(stop=True, failed=True), wait=0.0
+    )
     assert [place for place, _ in total.packs] == [2, 3]
-    assert total.stop and total.norm != total.norm
+    assert total.flags == metrics.Flags(stop=True, failed=True) and total.norm != total.norm
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from runtime.errors import CheckpointError
-from runtime.parts import MOMENTS, Part, Saved, write
+from runtime.parts import MOMENTS, Part, Saved, contents, write
 
 SIZES = {"a.weight": 35, "a.bias": 1, "b.weight": 64, "b.bias": 7}
 
@@ -55,7 +55,7 @@ def save(folder, cuts, values, buffers=None, updates=5):
         if updates:
             state[flat] = moments | {"step": torch.tensor(float(updates))}
         paths.append(folder / f"{rank:05d}.safetensors")
-        write(paths[-1], parts, state, buffers or {} if rank == 0 else {})
+        write(paths[-1], *contents(parts, state, buffers or {} if rank == 0 else {}))
     return paths
 
 

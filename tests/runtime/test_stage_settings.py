@@ -133,23 +133,6 @@ class TestSearch:
         train(build, "--out", pieces, "--resume")
         assert weights(tmp_path / "whole") == weights(pieces)
 
-    def test_what_an_older_checkpoint_would_go_back_to_is_kept_through_later_trials(self, train, tmp_path) -> None:
-        """A run that is killed has made trials since its last checkpoint."""
-        search = msgspec.structs.replace(
-            self.SEARCH, up=1.0001, down=1.0001, end=22
-        )  # every trial is of no consequence
-        settings = msgspec.structs.replace(SETTINGS, adalrs=search, schedule="constant", warmup_steps=0)
-        build = write_build(tmp_path / "build", {"tune": (settings, steps_of(2, seed=3)[:1] * 22)})
-        train(build, "--out", tmp_path / "run", "--save-every", 7, "--max-steps", 20, "--keep", 9)
-        latest = tmp_path / "run/checkpoints/latest"
-        latest.write_text("tune-00000007\n")
-        kept = msgspec.json.decode((latest.parent / "tune-00000007/state.json").read_bytes())["state"]["search"]["kept"]
-        copies = sorted(path.name for path in (tmp_path / "run/search/checkpoints").glob("tune-*"))
-        assert kept is not None and f"tune-{kept:08d}" in copies, (kept, copies)
-        train(build, "--out", tmp_path / "run", "--resume")
-        train(build, "--out", tmp_path / "whole")
-        assert weights(tmp_path / "whole") == weights(tmp_path / "run")
-
 
 class TestExperts:
     @pytest.fixture(scope="class")

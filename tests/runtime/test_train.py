@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import shutil
 
@@ -12,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from runtime import checkpoint, metrics
+from runtime import metrics
 from runtime import train as module
+from runtime.checkpoint import files
 from runtime.errors import ResumeError
 from runtime.flops import Work, step_flops
 from runtime.model.zoo import TINY
@@ -192,7 +192,7 @@ def test_a_half_written_checkpoint_is_never_taken_for_one(train, build, whole, t
     kept = tmp_path / "checkpoints" / "align-00000002"
     later = tmp_path / "checkpoints" / ".align-00000003.partial"
     shutil.copytree(kept, later)
-    (later / checkpoint.STATE).unlink()
+    (later / files.STATE).unlink()
     (tmp_path / ".align.partial").mkdir()
     train(build, "--out", tmp_path, "--resume")
     assert not later.exists() and not (tmp_path / ".align.partial").exists()
@@ -208,7 +208,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(train, build, tmp_path):
     said = train(build, "--out", tmp_path, "--resume", status=2)
     assert file.name in said and "is not as it was written" in said and "Traceback" not in said
     file.write_bytes(good)
-    state = folder / checkpoint.STATE
+    state = folder / files.STATE
     state.write_bytes(state.read_bytes().replace(b'"step":1', b'"step":2'))
     assert "its checksum does not hold" in train(build, "--out", tmp_path, "--resume", status=2)
 
@@ -237,19 +237,19 @@ def test_mistakes_are_said_before_training(train, build, whole, tmp_path):
 
 def test_a_checkpoint_of_another_kind_is_refused(train, build, tmp_path):
     train(build, "--out", tmp_path, "--zero", 2, "--max-steps", 1)
-    path, state = checkpoint.latest(tmp_path)
+    path, state = files.latest(tmp_path)
     for zero, precision, what in (
         (1, "fp32", "written with --zero 2, not 1"),
         (2, "bf16", "written with --precision fp32, not bf16"),
     ):
         with pytest.raises(ResumeError) as caught:
-            checkpoint.fits(path, state, root=state.root, zero=zero, precision=precision)
+            files.fits(path, state, root=state.root, zero=zero, precision=precision)
         assert what in str(caught.value)
 
 
 def test_a_checkpoint_of_an_older_version_is_refused_by_its_format(train, build, tmp_path):
     train(build, "--out", tmp_path, "--zero", 1, "--max-steps", 1)
-    where = tmp_path / "checkpoints" / "align-00000001" / checkpoint.STATE
+    where = tmp_path / "checkpoints" / "align-00000001" / files.STATE
     older = msgspec.json.decode(where.read_bytes())["state"] | {"format": 1}
     body = canonical_json(older)
     where.write_bytes(canonical_json({"checksum": digest(body), "state": msgspec.Raw(body)}))
@@ -288,20 +288,6 @@ def test_a_run_starts_from_given_weights(train, build, whole, tmp_path):
     train(build, "--out", tmp_path / "run", "--zero", 0, "--init", whole / "align", "--stages", "tune")
     assert weights(tmp_path / "run")["tune"] == weights(whole)["tune"]
     assert [row["packs"] for row in lines(tmp_path / "run")] == [row["packs"] for row in lines(whole)[3:]]
-
-
-def test_a_full_disk_is_said_and_costs_nothing_that_was_saved(train, build, whole, tmp_path, monkeypatch):
-    train(build, "--out", tmp_path, "--zero", 0, "--max-steps", 1)
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "checkpoints"))
-
-    with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "atomic_write", full)
-        said = train(build, "--out", tmp_path, "--resume", "--max-steps", 2, status=2)
-    assert "No space left on device" in said and "--resume" in said and "Traceback" not in said
-    train(build, "--out", tmp_path, "--resume")
-    assert weights(tmp_path) == weights(whole)
 
 
 def test_what_stands_where_weights_belong_is_not_written_over(train, build, tmp_path):

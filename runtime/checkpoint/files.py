@@ -1,9 +1,9 @@
-"""Checkpoints of a run: where it is, in our JSON, beside what each process holds of weights and optimizer state.
+"""The files of a checkpoint: where the run is, in our JSON, beside what each process holds of weights and optimizer state.
 
-    RUN/checkpoints/latest              name of the newest whole checkpoint
-    RUN/checkpoints/<stage>-<step>/
-        state.json                      where the run is; size and blake3 of every file below
-        parts/<rank>.safetensors        one of each process that wrote it: see parts.py
+    checkpoints/latest              name of the newest whole checkpoint
+    checkpoints/<stage>-<step>/
+        state.json                  where the run is; size and blake3 of every file below
+        parts/<rank>.safetensors    one of each process that wrote it: see parts.py
 
 A checkpoint is written under another name, synced, and renamed; `latest` is replaced after that, and older
 checkpoints go last. So a run killed at any instant finds either the checkpoint or the one before, never half
@@ -16,13 +16,16 @@ is read, and nothing is written for that.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
+import torch
 
+from runtime import parts
 from runtime.engine import Engine
 from runtime.errors import CheckpointError, ResumeError
-from runtime.processes import Place, barrier, gather
+from runtime.processes import Place, gather
 from runtime.search import SearchState
 from shards.atomic import atomic_write, sync_folder
 from shards.digest import canonical_json, digest, digest_file
@@ -38,6 +41,13 @@ FORMAT = 2
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bytes: int
     digest: str
+
+
+Entry = tuple[str, FileEntry]
+"""A file's name in the checkpoint, and what it must be."""
+
+Forget = Callable[[Path], None]
+"""Removes what is no longer wanted beside the checkpoint in that folder, which was just published."""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,35 +86,45 @@ def name(state: State) -> str:
     return f"{state.stage}-{state.step:08d}"
 
 
-def save(engine: Engine, out: Path, state: State, *, keep: int, stages: list[str], place: Place) -> Path:
-    """Write a checkpoint and forget all but the `keep` that are furthest on, by `stages`, the run's, and
-    step.
+def write_part(out: Path, state: State, rank: int, head: bytes, tensors: Iterable[torch.Tensor]) -> Entry:
+    """Write a process's file of a checkpoint that is not published yet, durably. The file's name in it, size and
+    blake3. OSError when it cannot be written."""
+    partial = _partial(out / FOLDER, state)
+    path = partial / PARTS / f"{rank:05d}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size, its_digest = parts.write(path, head, tensors)
+    return path.relative_to(partial).as_posix(), FileEntry(bytes=size, digest=its_digest)
 
-    In all processes. `state.files` is filled in here.
-    """
+
+def publish(out: Path, state: State, entries: dict[str, FileEntry], forget: Forget) -> None:
+    """Give a checkpoint its name, when all its files are written; only then may others go. In one process. OSError when it cannot be written."""
     folder = out / FOLDER
-    partial, final = folder / f".{name(state)}.partial", folder / name(state)
-    if place.first:
-        shutil.rmtree(partial, ignore_errors=True)
-        (partial / PARTS).mkdir(parents=True)
-    barrier()
-    path, size, its_digest = engine.save(partial / PARTS, place)
-    mine = (path.relative_to(partial).as_posix(), FileEntry(bytes=size, digest=its_digest))
-    entries = dict(gather(mine))
-    if place.first:
-        body = canonical_json(msgspec.structs.replace(state, files=entries))
-        with atomic_write(partial / STATE) as file:
-            file.write(canonical_json({"checksum": digest(body), "state": msgspec.Raw(body)}))
-        shutil.rmtree(final, ignore_errors=True)  # of a run that came here before, and was sent back
-        partial.replace(final)
-        sync_folder(folder)
-        with atomic_write(folder / LATEST) as file:
-            file.write(name(state).encode() + b"\n")
-        for old in _furthest_first(folder, stages)[keep:]:
-            if old != final:
+    partial, final = _partial(folder, state), folder / name(state)
+    body = canonical_json(msgspec.structs.replace(state, files=entries))
+    with atomic_write(partial / STATE) as file:
+        file.write(canonical_json({"checksum": digest(body), "state": msgspec.Raw(body)}))
+    shutil.rmtree(final, ignore_errors=True)  # of a run that came here before, and was sent back
+    partial.replace(final)
+    sync_folder(folder)
+    with atomic_write(folder / LATEST) as file:
+        file.write(name(state).encode() + b"\n")
+    forget(final)
+
+
+def keep_furthest(keep: int, stages: list[str]) -> Forget:
+    """What forgets all checkpoints but the `keep` that are furthest on, by `stages`, the run's, and step; never the one
+    that was just published."""
+
+    def forget(published: Path) -> None:
+        for old in _furthest_first(published.parent, stages)[keep:]:
+            if old != published:
                 shutil.rmtree(old)
-    barrier()
-    return final
+
+    return forget
+
+
+def _partial(folder: Path, state: State) -> Path:
+    return folder / f".{name(state)}.partial"
 
 
 def _furthest_first(folder: Path, stages: list[str]) -> list[Path]:
@@ -182,9 +202,3 @@ def _faults(path: Path, state: State, names: list[str]) -> list[str]:
         if found != state.files[each].digest:
             faults.append(f"{each} is not as it was written")
     return faults
-
-
-def sweep(out: Path) -> None:
-    """Remove what a killed run has left half-written. In the first process, before the run goes on."""
-    for partial in [*out.glob(".*.partial"), *(out / FOLDER).glob(".*.partial")]:
-        shutil.rmtree(partial, ignore_errors=True)
