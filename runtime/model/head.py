@@ -3,7 +3,8 @@
 A vocabulary of 152,000 makes the logits the largest tensor of a step: 8,192 targets in float32 are 5 GB, and
 as much again for their gradient. So the head never holds more than `rows` rows of them. Since the loss is a
 plain weighted sum of cross-entropies, its gradient is known as soon as a row of logits is: forward computes
-both, a chunk at a time, and backward only scales what forward kept. Nothing is computed twice, and the head's
+both, a chunk at a time, and backward only scales what forward kept. Nothing is computed twice, not even an
+exponential: those that the loss adds up, divided by their sum, are the gradient's softmax. And the head's
 module runs once a forward on every rank whatever the number of targets, so that ranks launch the same
 collectives under ZeRO-3.
 
@@ -96,23 +97,33 @@ class _WeightedCrossEntropy(torch.autograd.Function):
             chunk = slice(start, start + rows)
             label_n1 = labels_N[chunk, None]
             logits_nV = F.linear(hidden_ND[chunk], weight_VD).float()
-            lse_n1 = logits_nV.logsumexp(-1, keepdim=True)
-            ce_N[chunk] = (lse_n1 - logits_nV.gather(-1, label_n1))[:, 0]
+            top_n1 = logits_nV.amax(-1, keepdim=True)
+            label_logit_n1 = logits_nV.gather(-1, label_n1)
+            mean_n1 = logits_nV.mean(-1, keepdim=True) if smoothing else None
+            powers_nV = logits_nV.sub_(top_n1).exp_()  # in place of the logits, once: loss and slope share them
+            sum_n1 = powers_nV.sum(-1, keepdim=True)
+            log_n1 = sum_n1.log()
+            ce_n1 = log_n1 + (top_n1 - label_logit_n1)
+            ce_N[chunk] = ce_n1[:, 0]
+            lse_n1 = log_n1 + top_n1
             if smoothing or z:
-                spread_n1 = lse_n1 - logits_nV.mean(-1, keepdim=True)
-                loss_N[chunk] = (1 - smoothing) * ce_N[chunk] + (smoothing * spread_n1 + z * lse_n1**2)[:, 0]
+                loss_n1 = (1 - smoothing) * ce_n1 + z * lse_n1**2
+                if mean_n1 is not None:
+                    loss_n1 += smoothing * (lse_n1 - mean_n1)
+                loss_N[chunk] = loss_n1[:, 0]
             if not (wants_hidden or wants_weight):
                 continue
-            slope_nV = logits_nV.sub_(lse_n1).exp_()  # softmax, in place of the logits
-            if z:
-                slope_nV.mul_(1 + 2 * z * lse_n1)
-            slope_nV.scatter_add_(-1, label_n1, slope_nV.new_full((1, 1), smoothing - 1.0).expand_as(label_n1))
+            weight_n1 = weights_N[chunk, None]
+            slope_nV = powers_nV.mul_(weight_n1 * (1 + 2 * z * lse_n1) / sum_n1)
+            slope_nV.scatter_add_(-1, label_n1, weight_n1 * (smoothing - 1.0))
             if smoothing:
-                slope_nV.sub_(smoothing / slope_nV.shape[-1])
-            slope_nV = slope_nV.mul_(weights_N[chunk, None]).to(hidden_ND.dtype)
+                slope_nV.sub_(weight_n1 * (smoothing / slope_nV.shape[-1]))
+            slope_nV = slope_nV.to(hidden_ND.dtype)
             if grad_ND is not None:
                 grad_ND[chunk] = slope_nV @ weight_VD
-            if grad_VD is not None:
+            if grad_VD is not None and slope_nV.dtype == grad_VD.dtype:
+                torch.addmm(grad_VD, slope_nV.T, hidden_ND[chunk], out=grad_VD)  # without a second gradient to add
+            elif grad_VD is not None:
                 grad_VD += slope_nV.T @ hidden_ND[chunk]
         ctx.save_for_backward(grad_ND, grad_VD)
         ctx.dtype = weight_VD.dtype
