@@ -99,26 +99,33 @@ def _attention(macs: int, backward: bool) -> int:
     return 2 * macs * (3 if backward else 1)
 
 
-_PEAKS: tuple[tuple[str, float], ...] = (
+_PEAKS: tuple[tuple[str, float | None], ...] = (
     ("A100", 312e12),  # NVIDIA's A100 data sheet; SXM and PCIe
     ("A800", 312e12),  # an A100 with less NVLink
     ("H100 PCIe", 756e12),  # NVIDIA's H100 data sheet: 1,513 with sparsity
-    ("H100 NVL", 835e12),  # the same: 1,671 with sparsity
-    ("H100", 989.4e12),  # the same, SXM: 1,979 with sparsity
-    ("H800 PCIe", 756e12),  # an H100 with less NVLink
-    ("H800", 989.4e12),
-    ("GH200", 989.4e12),  # NVIDIA's GH200 data sheet: 1,979 with sparsity
-    ("H200 NVL", 835e12),  # NVIDIA's H200 data sheet: 1,671 with sparsity
-    ("H200", 989.4e12),  # the same, SXM: 1,979 with sparsity
-    ("H20", 148e12),  # vendors' specifications; NVIDIA publishes no data sheet
-    ("GB200", 2500e12),  # NVIDIA's GB200 NVL72 page: 360 PFLOPS of 72 with sparsity
-    ("B200", 2250e12),  # NVIDIA's HGX B200 page: 36 PFLOPS of 8 with sparsity
-    ("L40S", 362e12),  # NVIDIA's L40S data sheet
-    ("L40", 181e12),  # NVIDIA's L40 data sheet
+    ("H100 NVL", 835e12),  # NVIDIA's H100 page, as torchtitan's table quotes it
+    ("H100", 989.4e12),  # NVIDIA's H100 data sheet, SXM: 1,979 with sparsity
+    ("H800 PCIe", None),
+    ("H800", 989.4e12),  # an H100 with less NVLink and less fp64
+    ("GH200", 989.4e12),  # the GPU of an H100 SXM, with its 132 multiprocessors at 1,980 MHz
+    ("H200 NVL", None),
+    ("H200", 989.4e12),  # NVIDIA's H200 data sheet, SXM: 1,979 with sparsity
+    ("H20", 148e12),  # those who tested or sell it; NVIDIA publishes no data sheet
+    ("GB200", 2500e12),  # NVIDIA's Blackwell table, of one GPU in a GB200 NVL72: 5 PFLOPS with sparsity
+    ("B200", 2250e12),  # the same, of one GPU in an HGX B200: 4.5 PFLOPS with sparsity
+    ("L40S", 362e12),  # NVIDIA's L40S data sheet: 362.05, 733 with sparsity
+    ("L40", 181e12),  # NVIDIA's L40 data sheet: 181.05, 362.1 with sparsity
     ("L4", 121e12),  # NVIDIA's L4 data sheet: 242 with sparsity
-    ("A40", 149.7e12),  # NVIDIA's A40 data sheet
+    ("A40", 149.7e12),  # NVIDIA's A40 data sheet: 299.4 with sparsity
 )
-"""FLOP/s in bf16, dense, with sums in fp32, by words of the device's name; of two that fit, the first."""
+"""FLOP/s in bf16, dense, with sums in fp32, by words of the device's name; of two that fit, the first. None: no figure was found that
+could be confirmed, and that of the model whose name it begins with would be wrong.
+
+NVIDIA's own pages were not at hand when this was checked. What was: the data sheets' rows as others print them (H100 SXM and PCIe:
+hpctech.co.jp; L40 and L40S: mullet.se; L4 with sparsity: grokipedia.com; A40 and A100, from clocks and units: hmc-tech.com; the Blackwell
+table: zdszero.github.io, and glennklockwood.com from NVIDIA's technical brief; H200: itkb.uw.cz; H20: zangshuxian.com, willitrunai.com; A800
+and H800: aiwiki.ai, philisun.com; H100 NVL: torchtitan's get_peak_flops; GH200: an OpenCL benchmark's print-out). --peak-tflops says otherwise.
+"""
 
 
 def peak_flops(name: str) -> float | None:
@@ -131,5 +138,5 @@ def peak_flops(name: str) -> float | None:
 
 
 def known_devices() -> dict[str, float]:
-    """FLOP/s in bf16 of every device that is known here, by the words of its name."""
-    return dict(_PEAKS)
+    """FLOP/s in bf16 of every device whose peak is known here, by the words of its name."""
+    return {name: peak for name, peak in _PEAKS if peak is not None}
