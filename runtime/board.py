@@ -74,6 +74,10 @@ class Board:
             if value is not None:
                 self._writer.add_scalar(f"evaluation/{tag}", value, self._before + line.step)
 
+    def flush(self) -> None:
+        """Before a checkpoint: a run that is killed goes on from there, and does not tell again of the steps before it."""
+        self._writer.flush()
+
     def close(self) -> None:
         self._writer.close()
 

@@ -372,6 +372,8 @@ class Run:
                 # where the weights are saved instead, unless the stage is still to be asked its questions
                 ends = state.step == entry.steps and not (stop and self.asker)
                 if (state.step % every == 0 or state.step == last or stop) and not ends:
+                    if shown:
+                        shown.flush()
                     saver.begin(engine, self.out, state, self.forget)
                     saved = state.step
                 elif state.step == begun + 1 and (every < last or entry.train.adalrs):

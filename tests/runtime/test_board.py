@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
+import msgspec
 import pytest
 
 from runtime.board import FOLDER, Board, scalars
-from tests.runtime.launching import lines
+from runtime.metrics import Line
 from tests.runtime.test_metrics import line
 
 
@@ -48,9 +49,37 @@ def test_a_resume_takes_back_what_is_trained_again(tmp_path):
     assert told(tmp_path, "loss") == [(10, 0.0), (11, 1.0), (12, 20.0)]
 
 
-@pytest.mark.slow
-def test_the_steps_of_a_run_count_on_over_its_stages(train, build, tmp_path):
+def test_what_was_written_before_a_flush_is_there_whatever_happens_after(tmp_path):
     pytest.importorskip("tensorboard", reason="needs the package tensorboard")
-    train(build, "--out", tmp_path, "--tensorboard", "--max-steps", 4)
-    assert [step for step, _ in told(tmp_path, "loss")] == [0, 1, 2, 3]
-    assert [value for _, value in told(tmp_path, "loss")] == pytest.approx([row["loss"] for row in lines(tmp_path)])
+    board = Board(tmp_path, before=0, step=0)
+    board.write(line("a", 0, loss=1.0))
+    board.flush()
+    assert told(tmp_path, "loss") == [(0, 1.0)]  # as after kill -9: nothing was closed
+    board.close()
+
+
+@pytest.mark.slow
+def test_a_run_in_pieces_is_told_as_metrics_tells_it(train, build, tmp_path):
+    """All numbers of all steps, over the stages, with evaluations; of a run that was stopped in its second stage."""
+    pytest.importorskip("tensorboard", reason="needs the package tensorboard")
+    flags = ("--tensorboard", "--eval", build, "--eval-every", 2)
+    train(build, "--out", tmp_path, *flags, "--max-steps", 5)
+    train(build, "--out", tmp_path, *flags, "--resume", "--max-steps", 6)
+    rows = (tmp_path / "metrics.jsonl").read_bytes().splitlines()
+    expected: dict[str, list[tuple[int, float]]] = {}
+    for step, row in enumerate(rows):
+        for tag, value in scalars(msgspec.json.decode(row, type=Line)).items():
+            expected.setdefault(tag, []).append((step, value))
+    assert (
+        len(rows) == 6 and {"loss", "lr/vision", "loss_by_source/chat", "flops/head", "skew/pairs"} <= expected.keys()
+    )
+    for tag, values in expected.items():
+        found = told(tmp_path, tag)
+        assert [step for step, _ in found] == [step for step, _ in values], tag
+        assert [value for _, value in found] == pytest.approx([value for _, value in values], rel=1e-6), tag  # float32
+    evaluations = [msgspec.json.decode(row) for row in (tmp_path / "evaluations.jsonl").read_bytes().splitlines()]
+    begun = {"align": 0, "tune": 3}
+    wanted = {
+        begun[row["stage"]] + row["step"]: row["loss"] for row in evaluations
+    }  # a stage's end is the next one's start
+    assert dict(told(tmp_path, "evaluation/loss")) == pytest.approx(wanted, rel=1e-6)
