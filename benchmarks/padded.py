@@ -22,7 +22,7 @@ from runtime.model.sail_vl import SailVL
 
 def attend(model: SailVL, attention: Callable[..., tuple[torch.Tensor, None]]) -> None:
     """Let the language model of `model` have `attention`, of transformers' face, in place of ours."""
-    AttentionInterface.register("bench_attention", attention)
+    AttentionInterface.register("bench_attention", torch.compiler.disable(attention))  # as ours is, in compiled layers
     model.language.config._attn_implementation = "bench_attention"
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import json
 import os
 import statistics
@@ -20,9 +19,7 @@ import msgspec
 import torch
 from padded import Padded, attend, causal_rows, masked_row
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from train_gpu import BACKENDS, DENSE, PADDED
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from runtime import processes, record
 from runtime.arguments import Arguments
@@ -47,15 +44,6 @@ def build_model(case: str, model: str, build: Build, dtype: torch.dtype, device:
     if case in (DENSE, PADDED):
         attend(made, masked_row if case == DENSE else causal_rows)
     return made
-
-
-def recompute(model: nn.Module) -> None:
-    """Keep what goes into a layer, and compute the rest of it again when it is wanted."""
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            # To keep the generator's state is to wait for the device. Only drop path draws, which costs the same either way.
-            again = functools.partial(checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False)
-            module.forward = again
 
 
 class Clock:
@@ -155,8 +143,10 @@ def train(options: argparse.Namespace, place: processes.Place, device: torch.dev
         division = Division(batch=entry.batch, world=1, micro_batch=1)
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         model = build_model(options.case, model_name, build, dtype, device)
+        if options.compile:
+            model.compile_layers()
         if options.recompute:
-            recompute(model)
+            model.recompute(("vision", "language"))
         engine = TimedEngine(model, entry.train, division, zero=options.zero, precision=precision, device=device)
         state = State(
             format=FORMAT,
@@ -241,6 +231,7 @@ def main() -> None:
     parser.add_argument("--zero", type=int)
     parser.add_argument("--peak-tflops", type=float)
     parser.add_argument("--recompute", action="store_true")
+    parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     try:
         found = measure(options)

@@ -18,6 +18,9 @@ or masks add (runtime/flops.py). Told are medians over the steps after `--warmup
 included; that of the vision tower (with its projector) and of the language model (with its head) are of the time that each takes,
 by events on the device. `unused` is the share of positions without a token.
 
+With --compile the layers of all cases are compiled, as by `mixc train --compile`, attention left out in each; give enough --warmup that
+every kind of pack has occurred, as compiling is part of the step that needs it.
+
 Without --recompute the activations of all layers are kept, as `mixc train` keeps them. With it, the default on a GPU, each layer's are
 computed again, and that work is not counted either: weights, gradients and AdamW's state are 20 bytes a parameter, 48 GB for
 SAIL-VL2-2B with all its modules trained, and its activations at 8,192 tokens, by count some 4 MB a token of the language model, do not fit beside them in 80 GB.
@@ -53,8 +56,7 @@ def run_case(options: argparse.Namespace, build: Path, stage: str, name: str) ->
     for flag in ("steps", "warmup", "workers", "zero", "peak_tflops"):
         if getattr(options, flag) is not None:
             given += [f"--{flag.replace('_', '-')}", str(getattr(options, flag))]
-    if options.recompute:
-        given.append("--recompute")
+    given += [f"--{flag}" for flag in ("recompute", "compile") if getattr(options, flag)]
     environment = (
         os.environ | {"PYTHONPATH": str(REPO)} | ({"DS_ACCELERATOR": "cpu"} if options.device == "cpu" else {})
     )
@@ -64,7 +66,7 @@ def run_case(options: argparse.Namespace, build: Path, stage: str, name: str) ->
         capture_output=True,
         text=True,
     )
-    found = {"case": name, "stage": stage, "recompute": options.recompute}
+    found = {"case": name, "stage": stage, "recompute": options.recompute, "compile": options.compile}
     if done.returncode:
         return found | {"why": f"failed: {(done.stderr.strip() or '?').splitlines()[-1]}", "stderr": done.stderr}
     return found | json.loads(done.stdout.splitlines()[-1])
@@ -113,7 +115,10 @@ def main() -> None:
     versions = ", ".join(
         f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "deepspeed")
     )
-    print(f"{', '.join(about)}; {versions}; activations {'computed again' if options.recompute else 'kept'}")
+    print(
+        f"{', '.join(about)}; {versions}; activations {'computed again' if options.recompute else 'kept'}"
+        f"{'; layers compiled' if options.compile else ''}"
+    )
     (options.folder / "train_gpu.json").write_text(json.dumps(results, indent=2))
     sys.exit(any(found.get("why", "").startswith("failed") for found in results))
 
@@ -153,6 +158,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--zero", type=int, default=1, choices=(0, 1, 2, 3))
     parser.add_argument("--peak-tflops", type=float, help="of the device, where runtime/flops.py does not know it")
     parser.add_argument("--recompute", action=argparse.BooleanOptionalAction, help="the layers' activations")
+    parser.add_argument("--compile", action="store_true", help="the layers, as `mixc train --compile`; all cases")
     options = parser.parse_args()
     on_gpu = options.device == "cuda"
     options.lengths = options.lengths or ([8192, 16384] if on_gpu else [640])

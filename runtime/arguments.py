@@ -34,6 +34,7 @@ class Arguments:
     offload: bool | None = None
     micro_batch: int | None = None
     recompute: tuple[str, ...] = ()
+    compile: bool = False
     workers: int = 2
     save_every: int = 500
     keep: int = 2
@@ -121,6 +122,11 @@ def parser() -> argparse.ArgumentParser:
         default=(),
         metavar="A,B",
         help="vision, language: keep only what goes into their blocks, and compute the rest again for the gradient (none)",
+    )
+    add(
+        "--compile",
+        action="store_true",
+        help="compile the layers by torch.compile, below ZeRO 3: fewer passes over memory, after minutes of compiling",
     )
     add("--workers", type=_at_least(0), default=2, metavar="N", help="loader processes beside each process (2)")
     add("--save-every", type=_at_least(1), default=500, metavar="N", help="steps between checkpoints (500)")

@@ -255,6 +255,13 @@ def register() -> str:
     return NAME
 
 
+def keep_out_of_graphs() -> None:
+    """Let torch.compile leave calls of `attend` as they are, from here on: it could not trace those that ask the host."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, torch.compiler.disable(attend))
+
+
 def attend(
     module: torch.nn.Module,
     query: torch.Tensor,

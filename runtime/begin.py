@@ -40,6 +40,8 @@ def settle(arguments: Arguments, build: Build, place: Place, device: torch.devic
     _check(build, settled, place, out)
     if arguments.tensorboard:
         board.check()
+    if arguments.compile:
+        _check_compiling(settled, device)
     clear(out, [entry.name for entry in build.manifest.stages])
     record.write(out, settled)
     return settled
@@ -74,3 +76,16 @@ def _check(build: Build, settled: record.Record, place: Place, out: Path) -> Non
         evaluate.check(build_place(settled.evaluate), build.manifest)
     if settled.questions is not None:
         answers.check(answers.find(out, settled.questions), build.manifest)
+
+
+def _check_compiling(settled: record.Record, device: torch.device) -> None:
+    from runtime.model import compiled
+
+    if settled.zero == 3:
+        raise ArgumentError(
+            "layers cannot be compiled at ZeRO 3",
+            where="--compile",
+            why="DeepSpeed gathers the weights of every module by hooks, which run in the middle of what would be compiled",
+            mend="leave the flag out, or begin a run with --zero 0, 1 or 2",
+        )
+    compiled.check(device)

@@ -196,6 +196,8 @@ class Run:
         )
         loaded = initial.load(model, origin) or f"random, seed {seed}"
         model.prepare(entry.train)
+        if self.arguments.compile:
+            model.compile_layers()
         model.recompute(self.arguments.recompute)
         parts = describe(model)
         engine = Engine(
@@ -275,7 +277,8 @@ class Run:
                 "processes",
                 f"{division.world} on {self.device.type}, ZeRO {settled.zero}"
                 f"{', optimizer on the CPU' if settled.offload else ''}, {settled.micro_batch} pack(s) x "
-                f"{division.micro_steps} micro-step(s) each; {settled.threads} thread(s)",
+                f"{division.micro_steps} micro-step(s) each; {settled.threads} thread(s)"
+                f"{'; layers compiled' if self.arguments.compile else ''}",
             ),
             ("build", f"{self.build.path.name}, root {settled.root[:16]}"),
             (

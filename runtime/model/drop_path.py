@@ -13,21 +13,40 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 
 class DropPath:
-    """Hooks on a tower's blocks. Inactive until `rate` is above 0, and in evaluation."""
+    """Hooks on a tower's blocks, there while `rate` is above 0. Inactive in evaluation."""
 
     def __init__(self, blocks: nn.ModuleList) -> None:
-        self.rate = 0.0
-        """Of the last block; it falls in a line to 0 for the first."""
         self.seed = 0
         """Of the step."""
+        self._rate = 0.0
         self._keys_M: torch.Tensor | None = None
+        self._hooks: list[RemovableHandle] = []
+        self._branches: list[tuple[nn.Module, float]] = []
+        """And the share that each has of the rate."""
         for number, block in enumerate(blocks):
             share = number / max(len(blocks) - 1, 1)
-            for branch, name in enumerate(("attention", "mlp" if hasattr(block, "mlp") else "ffn")):
-                block.get_submodule(name).register_forward_hook(self._hook(2 * number + branch, share))
+            for name in ("attention", "mlp" if hasattr(block, "mlp") else "ffn"):
+                self._branches.append((block.get_submodule(name), share))
+
+    @property
+    def rate(self) -> float:
+        """Of the last block; it falls in a line to 0 for the first."""
+        return self._rate
+
+    @rate.setter
+    def rate(self, rate: float) -> None:
+        self._rate = rate
+        for hook in self._hooks:
+            hook.remove()
+        # none without need: what they are in can be compiled in parts only
+        self._hooks = [
+            branch.register_forward_hook(self._hook(place, share))
+            for place, (branch, share) in enumerate(self._branches if rate else [])
+        ]
 
     def see(self, tiles_M3SS: torch.Tensor) -> None:
         """Look at the tiles, uint8 or float, that go through the tower next."""

@@ -10,16 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import Cache
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
 from runtime.batch import Batch
 from runtime.images import normalise
 from runtime.model.balance import Balance
+from runtime.model.compiled import compile_layers, uncompiled
 from runtime.model.head import Output
 from runtime.model.language import Language, build_language, no_mask, restore_rotary, routers
 from runtime.model.projector import Projector
@@ -76,6 +79,7 @@ class SailVL(nn.Module):
             self.language = build_language(shape.language).to(dtype)  # type: ignore[arg-type]
         restore_rotary(self.language)
         self.balance, self.leaf_modules = None, ()
+        self._compiled = False
         if experts := shape.language.experts:
             self.balance = Balance(self.language, routers(self.language), experts, shape.language.experts_per_token)
             self.leaf_modules = (Qwen3MoeSparseMoeBlock,)
@@ -87,19 +91,30 @@ class SailVL(nn.Module):
         self.vision.drop_path.rate = settings.drop_path or 0.0
 
     def recompute(self, parts: Collection[str]) -> None:
-        """Keep of the named parts' blocks only what goes in, and compute the rest again for the gradient: less memory, the same
-        numbers. `vision` and `language` have blocks."""
-        for name, part in (("vision", self.vision.encoder), ("language", self.language.model)):
-            if name in parts:
-                # nothing in a block draws from a generator, whose state it would wait for the device to keep
-                settings = {"use_reentrant": False, "preserve_rng_state": False}
-                part.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+        """Keep of the named parts' layers only what goes in, and compute the rest again for the gradient: less memory, the same
+        numbers. `vision` and `language` have layers."""
+        for name in parts:
+            for layer in self.layers[name]:
+                # not by transformers' own switch: some of its versions put that inside of what is compiled. Nothing in a layer draws
+                # from a generator, whose state it would wait for the device to keep.
+                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+
+    def compile_layers(self) -> None:
+        """Compile the layers' forward passes by torch.compile: see runtime.model.compiled. After `prepare`, before `recompute`."""
+        compile_layers(layer for layers in self.layers.values() for layer in layers)
+        self._compiled = True
+
+    @property
+    def layers(self) -> dict[str, nn.ModuleList]:
+        """Of the parts that have some."""
+        return {"vision": self.vision.layers, "language": self.language.model.layers}
 
     def forward(self, batch: Batch | Piece) -> Output | torch.Tensor:
         """Of a micro-batch the weighted loss and each target's cross-entropy, see `Output`; of a piece the logits of the tokens that
         come next, [B, V]."""
         if isinstance(batch, Piece):
-            return self._next(batch)
+            with uncompiled() if self._compiled else nullcontext():
+                return self._next(batch)
         embeds_TD = self.language.get_input_embeddings()(batch.tokens_T)
         embeds_TD = self._place_images(embeds_TD, batch)
         with self.balance.listening() if self.balance else nullcontext():

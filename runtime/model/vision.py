@@ -29,8 +29,12 @@ class Vision(nn.Module):
         self.encoder = _encoder(shape)
         if shape.kind == "aimv2":  # a buffer that no file has: here it has content even where weights have none yet
             self.encoder.embeddings.position_ids = torch.arange(shape.grid**2, device="cpu")[None]
+        self.drop_path = DropPath(self.layers)
+
+    @property
+    def layers(self) -> nn.ModuleList:
         encoder = self.encoder.encoder
-        self.drop_path = DropPath(encoder.layer if shape.kind == "internvit" else encoder.layers)
+        return encoder.layer if hasattr(encoder, "layer") else encoder.layers
 
     def forward(self, tiles_M3SS: torch.Tensor) -> torch.Tensor:
         features = self.encoder(pixel_values=tiles_M3SS).last_hidden_state
