@@ -14,7 +14,7 @@ from mixc.emit.settings import train_settings
 from mixc.errors import MixcError
 from mixc.measure.family import FAMILIES, geometry
 from mixc.measure.object import FACTS, object_digest, object_path, read_info, reject_counts
-from mixc.measure.template import TEMPLATES
+from mixc.measure.template import Template, template_of
 from mixc.measure.tokenizer import Tokenizer
 from mixc.plan.load import PlannedFragment
 from mixc.plan.run import plan
@@ -46,13 +46,14 @@ def plan_lock(lock: Lock, out: Path, use: Use) -> PlannedLock | str:
     definition = use.cache / "tokenizers" / lock.tokenizer / "tokenizer.json"
     if not definition.is_file():
         return "its tokenizer is not in this machine's cache"
-    if spec.model not in FAMILIES or TEMPLATES[FAMILIES[spec.model].template].digest != lock.template:
+    template = template_of(lock.template)
+    if spec.model not in FAMILIES or template is None or template.name != FAMILIES[spec.model].template:
         return "this mixc has another chat template for its model"
     locked = [(name, each) for name in sorted(lock.sources) for each in lock.sources[name]]
     benchmark = lock.signals.get("contaminated", "").partition(", benchmark ")[2] or None
     try:
         shape = geometry(spec, Tokenizer(definition, lock.tokenizer, fast=False))
-        candidates = [_digests(lock, spec, shape, name, each) for name, each in locked]
+        candidates = [_digests(lock, spec, shape, template, name, each) for name, each in locked]
         wanted = wanted_signals(spec, benchmark=benchmark)
     except MixcError as error:
         return error.what
@@ -113,7 +114,9 @@ def _signal(cache: Path, object: str, signal: Wanted) -> Path:
     )
 
 
-def _digests(lock: Lock, spec: Spec, shape: Geometry, source: str, locked: LockedFragment) -> list[str]:
+def _digests(
+    lock: Lock, spec: Spec, shape: Geometry, template: Template, source: str, locked: LockedFragment
+) -> list[str]:
     """What the object of a fragment may be called: a lock does not say in which format its file was."""
     return [
         object_digest(
@@ -121,7 +124,7 @@ def _digests(lock: Lock, spec: Spec, shape: Geometry, source: str, locked: Locke
             spec.sources[source],
             geometry=shape,
             tokenizer=lock.tokenizer,
-            template=lock.template,
+            template=template,
         )
         for format in FORMATS
     ]

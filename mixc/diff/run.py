@@ -38,7 +38,7 @@ from mixc.diff.selection import Selected, compare_selection
 from mixc.diff.side import Side, open_side
 from mixc.diff.signals import distributions
 from mixc.diff.values import changes
-from mixc.measure.template import TEMPLATES
+from mixc.measure.template import TEMPLATES, template_named, template_of
 from mixc.plan.tables import StagePlan
 
 Array = npt.NDArray[Any]
@@ -348,8 +348,13 @@ def _tokens_key(side: Side, source: str) -> tuple[object, ...]:
     form = side.spec["sources"][source]
     if form["kind"] == "text":
         return (side.tokenizer,)
-    named = form.get("template")
-    template = TEMPLATES[named].digest if named in TEMPLATES else named or side.template
+    named, models = form.get("template"), template_of(side.template)
+    if named is None:
+        template = side.template
+    elif named in TEMPLATES and models is not None:
+        template = template_named(named, think=models.think).digest
+    else:
+        template = f"{named} {side.template}"
     return side.tokenizer, template, None if side.geometry is None else msgspec.structs.replace(side.geometry, name="")
 
 

@@ -35,8 +35,9 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
     difference: str
     """Why the fast tokenizer may not run; empty when it may."""
     size: int
-    """The tokenizer's, and its added tokens: known with this, so that who tokenizes nothing need not load it for them."""
+    """This and the rest is the tokenizer's own: known with this, so that who tokenizes nothing need not load it for them."""
     added: dict[str, int]
+    loose: dict[str, list[str]]
 
 
 def decide(tokenizer: Tokenizer, cache: Path) -> Parity:
@@ -59,6 +60,7 @@ def decide(tokenizer: Tokenizer, cache: Path) -> Parity:
         difference=difference and f"{versions}: {difference}",
         size=tokenizer.size,
         added=tokenizer.added,
+        loose=tokenizer.loose,
     )
     with partial(cache, "parity") as folder:
         (folder / path.name).write_bytes(msgspec.json.encode(parity))

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -41,6 +41,14 @@ Ids = npt.NDArray[np.uint32]
 Offsets = npt.NDArray[np.uint64]
 
 
+class Known(NamedTuple):
+    """What is asked of a tokenizer by those, too, who tokenize nothing."""
+
+    size: int
+    added: dict[str, int]
+    loose: dict[str, list[str]]
+
+
 @dataclass(frozen=True)
 class Tokenizer:
     """Token ids of plain text, ids of special tokens, and text again. Light: what it needs is loaded at first use, once
@@ -52,8 +60,8 @@ class Tokenizer:
     """blake3 of its canonical JSON."""
     fast: bool
     """Whether `encode_plain` runs fastokens; parity.py decides."""
-    known: tuple[int, dict[str, int]] | None = field(default=None, compare=False, repr=False)
-    """Its size and added tokens, from the cache; None: the definition is loaded to tell."""
+    known: Known | None = field(default=None, compare=False, repr=False)
+    """From the cache; None: the definition is loaded to tell."""
 
     def encode_plain(self, texts: Sequence[str]) -> tuple[Ids, Offsets]:
         """Token ids of every text: `ids` uint32 [N], `offsets` uint64 [len(texts) + 1]; text i is
@@ -90,14 +98,10 @@ class Tokenizer:
     def has_verbatim(self, names: Sequence[str]) -> bool:
         """Whether all of `names` are added tokens. Raises SpecError when they are, but one of them has settings by which
         the tokenizer would cut a text elsewhere than at its letters."""
-        definition = self._loaded.definition
-        tokens = {token["content"]: token for token in definition["added_tokens"]}
-        if not tokens.keys() >= set(names):
+        if not self.added.keys() >= set(names):
             return False
-        # whitespace that goes with the token, words that hide it, and looking for it in what a normaliser made of the text
-        settings = ["lstrip", "rstrip", "single_word", *(["normalized"] if definition.get("normalizer") else [])]
         for name in names:
-            if found := [setting for setting in settings if tokens[name].get(setting)]:
+            if found := self.loose.get(name):
                 raise SpecError(
                     f"the tokenizer does not take every {name} in an answer, and nothing else, for that token",
                     where="tokenizer",
@@ -113,7 +117,21 @@ class Tokenizer:
     @property
     def added(self) -> dict[str, int]:
         """Every added token's id."""
-        return self._loaded.added if self.known is None else self.known[1]
+        return self._loaded.added if self.known is None else self.known.added
+
+    @property
+    def loose(self) -> dict[str, list[str]]:
+        """By name, the settings of those added tokens by which a text is not cut at just their letters: whitespace that goes
+        with the token, words that hide it, and that it is looked for in what a normaliser made of the text."""
+        if self.known is not None:
+            return self.known.loose
+        definition = self._loaded.definition
+        settings = ["lstrip", "rstrip", "single_word", *(["normalized"] if definition.get("normalizer") else [])]
+        found = {
+            token["content"]: [setting for setting in settings if token.get(setting)]
+            for token in definition["added_tokens"]
+        }
+        return {name: own for name, own in found.items() if own}
 
     def normalised(self, text: str) -> str:
         """Text as it is before it is tokenised, in NFC for instance: what `decode` of its ids gives again."""
@@ -132,7 +150,7 @@ class Tokenizer:
     def size(self) -> int:
         """One more than the highest id."""
         if self.known is not None:
-            return self.known[0]
+            return self.known.size
         vocabulary = self._loaded.definition["model"]["vocab"]
         model = max(vocabulary.values(), default=-1) if isinstance(vocabulary, dict) else len(vocabulary) - 1
         return max([model, *self.added.values()]) + 1
@@ -212,7 +230,7 @@ def load_tokenizer(name: str, *, base: Path, cache: Path) -> Tokenizer:
             _keep(canonical, digest, path, cache)
     reference = Tokenizer(path, digest, fast=False)
     decided = parity.decide(reference, cache)
-    return replace(reference, fast=decided.fast, known=(decided.size, decided.added))
+    return replace(reference, fast=decided.fast, known=Known(decided.size, decided.added, decided.loose))
 
 
 def _holds(path: Path, digest: str) -> bool:

@@ -143,6 +143,7 @@ class Saver:
                 raise _elsewhere(rank, *outcome.failure)
         if under_way.publishing:
             if self._place.first:
+                assert isinstance(result, float)  # when it was done
                 behind = result - under_way.begun - blocked
                 self._told.append(
                     metrics.Save(

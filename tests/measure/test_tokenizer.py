@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -183,6 +184,7 @@ def test_tokens_that_a_text_can_be_cut_at(tokenizer: Tokenizer, tmp_path: Path) 
         made(normalizer={"type": "NFC"}, normalized=True),
     ]:
         assert found.has_verbatim(names[:1])
+        assert replace(found, known=None).loose == found.loose and list(found.loose) == names[1:]
         with pytest.raises(SpecError, match=r"every <\|im_start\|> in an answer") as error:
             found.has_verbatim(names)
         assert "tokenizer.json" in error.value.mend
@@ -250,7 +252,7 @@ def test_a_fast_tokenizer_that_differs_is_not_used(
 def test_the_gate_opens_for_equal_tokenizers_and_is_remembered(tokenizer: Tokenizer, tmp_path: Path) -> None:
     decided = parity.decide(tokenizer, tmp_path)
     assert (decided.fast, decided.difference) == (True, "")
-    assert (decided.size, decided.added) == (tokenizer.size, tokenizer.added)
+    assert (decided.size, decided.added, decided.loose) == (tokenizer.size, tokenizer.added, {})
     assert parity.decide(Broken(tokenizer.path, tokenizer.digest, fast=True), tmp_path).fast
     assert parity.agree(tokenizer, ["one", "two" * 100_000])
 
