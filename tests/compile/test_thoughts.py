@@ -74,6 +74,26 @@ def test_tags_are_tokens_for_the_models_that_have_them(mixc, spec: Path, tmp_pat
         assert ANSWER in found["prose"]
 
 
+def test_a_diff_with_a_lock_from_before(mixc, spec: Path, tmp_path: Path) -> None:
+    """It is planned over the objects of its template, so that the two are told apart by what differs: tokens of answers."""
+    build, before = tmp_path / "build", tmp_path / "before.lock"
+    mixc("compile", spec, "-o", tmp_path / "older", "--set", "model=sail-vl-2b")  # with the very objects of that time
+    mixc("compile", spec, "-o", build)
+    assert mixc.json("diff", build / "mixture.lock", build, check=0)["equal"]
+    old, new = (template_named("univl-chat", think=think).digest for think in (False, True))
+    text = (build / "mixture.lock").read_text()
+    before.write_text(text.replace(new, old).replace(root(build), "0" * 64))
+    found = mixc.json("diff", before, build, check=1)
+    assert [cause["kind"] for cause in found["causes"]] == ["template"] and not found["unknown"]
+    tokens = {each["source"]: [each[side]["supervised_tokens"] for side in "ab"] for each in found["composition"]}
+    assert tokens["prose"][0] == tokens["prose"][1]
+    assert tokens["chat"][0] > tokens["chat"][1] > 0
+    # a source that names the model's own template has the model's own tokens
+    made = mixc.json("compile", spec, "-o", tmp_path / "named", "--set", "sources.chat.template=univl-chat")
+    assert made["objects"] == {"measured": 0, "reused": 2} and made["root"] == root(build)
+    assert mixc.json("diff", build, tmp_path / "named", check=0)["equal"]
+
+
 @pytest.mark.parametrize("spelled", [True, False])
 def test_a_thought_is_found_with_its_tags(
     mixc, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelled: bool
