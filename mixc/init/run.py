@@ -73,6 +73,7 @@ def init(folder: Path, out: Path, *, model: str = TINY, seed: int = 1, force: bo
         raise SourceError("this is no folder" if folder.exists() else "this folder is not there", where=str(folder))
     base = out.absolute().parent
     candidates, passed = find(folder)
+    base.mkdir(parents=True, exist_ok=True)  # a path that leads through it is only then a path
     named: list[tuple[Candidate, Guess]] = []
     for candidate in candidates:
         said = tuple(path for path in candidate.paths if can_be_said(path))

@@ -135,6 +135,12 @@ def test_a_folder_becomes_a_spec_that_checks(world: Path, tmp_path: Path) -> Non
     assert [stage.name for stage in load(tmp_path / "spec.yaml", ()).spec.stages] == ["align", "pretrain", "sft"]
 
 
+def test_the_specs_folder_need_not_be_there(world: Path, tmp_path: Path) -> None:
+    made = init(world, tmp_path / "new/folder/spec.yaml")
+    assert {source.name for source in made.sources} == {"photos", "chats", "prose", "x", "pages"}
+    assert check_spec(tmp_path / "new/folder/spec.yaml").ok
+
+
 def test_the_same_folder_gives_the_same_bytes(world: Path, tmp_path: Path) -> None:
     init(world, tmp_path / "a.yaml")
     init(world, tmp_path / "b.yaml")
