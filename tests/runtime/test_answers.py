@@ -374,4 +374,9 @@ def test_killed_and_resumed_nothing_is_lost_or_told_twice(
         launching.kill(process)
     launching.train(build, *flags, "--eval-every", 2)
     assert answered(tmp_path) == answered(reference) and exact(tmp_path) == exact(reference)
-    assert weights(tmp_path) == weights(reference)
+    ours, theirs = weights(tmp_path), weights(reference)
+    assert ours.keys() == theirs.keys()
+    differ = [
+        stage for stage in ours if ours[stage] != theirs[stage]
+    ]  # not the bytes: to show how those differ takes minutes
+    assert differ == []
