@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from mixc.diff.values import Change
 from mixc.plan.tables import SourcePlan
+from mixc.spec.changes import Change
 
 SideKind = Literal["spec", "build", "lock"]
 Level = Literal["selection", "composition", "order", "rows", "signals"]

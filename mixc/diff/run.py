@@ -37,9 +37,9 @@ from mixc.diff.rows import Files, compare_files, compare_rows, read_rows, same_c
 from mixc.diff.selection import Selected, compare_selection
 from mixc.diff.side import Side, open_side
 from mixc.diff.signals import distributions
-from mixc.diff.values import changes
 from mixc.measure.template import TEMPLATES, template_named, template_of
 from mixc.plan.tables import StagePlan
+from mixc.spec.changes import changes
 
 Array = npt.NDArray[Any]
 

@@ -192,6 +192,7 @@ def _built_fragments(plan: Path, lock: Lock) -> list[SideFragment]:
 @contextlib.contextmanager
 def _spec_side(name: str, revision: Revision | None, scratch: Path, workers: int | None) -> Iterator[Side]:
     from mixc.compile import measure_spec, plan_only
+    from mixc.inputs import shown
     from mixc.signals.run import pinned_signals
     from mixc.spec.canonical import canonical
     from mixc.spec.load import load
@@ -218,7 +219,7 @@ def _spec_side(name: str, revision: Revision | None, scratch: Path, workers: int
             fragments=[
                 SideFragment(
                     source=ref.fragment.source,
-                    path=_relative(ref.fragment.path, base),
+                    path=shown(ref.fragment.path, base),
                     digest=ref.fragment.digest,
                     samples=ref.info.samples,
                     rejects=ref.info.rejects,
@@ -276,9 +277,3 @@ def _lock_side(lock: Lock, label: str, scratch: Path) -> Iterator[Side]:
             unplanned=planned if isinstance(planned, str) else "",
             build=None,
         )
-
-
-def _relative(path: str, base: Path) -> str:
-    """As the lock writes it."""
-    place = Path(path)
-    return place.relative_to(base).as_posix() if place.is_relative_to(base) else path

@@ -7,12 +7,13 @@ that names it by another path, or a tokenizer that lies elsewhere is no drift.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from mixc.emit.lock import Found, Inputs, Lock, LockedFragment
+from mixc.spec.changes import changes
 
 _Fragment = LockedFragment | Found
 
@@ -103,7 +104,14 @@ def drift(lock: Lock, now: Inputs) -> Drift:
         for name in sorted(lock.sources.keys() | now.sources.keys())
         for each in moved_files(name, lock.sources.get(name, []), now.sources.get(name, []))
     ]
-    return Drift(spec=list(_changes("", without_places(lock.spec), without_places(now.spec))), pins=pins, files=files)
+    return Drift(
+        spec=[
+            SpecDrift(path=each.path, locked=each.a, now=each.b)
+            for each in changes(without_places(lock.spec), without_places(now.spec))
+        ],
+        pins=pins,
+        files=files,
+    )
 
 
 def without_places(spec: dict[str, Any]) -> dict[str, Any]:
@@ -197,25 +205,6 @@ def _samples(fragments: Sequence[_Fragment]) -> dict[str, int | None]:
         before = found.get(fragment.path, 0)
         found[fragment.path] = None if before is None or fragment.samples is None else before + fragment.samples
     return found
-
-
-def _changes(path: str, locked: Any, now: Any) -> Iterator[SpecDrift]:
-    """Leaf by leaf, in path order. Stages are compared by name, and their order as one value more."""
-    if isinstance(locked, dict) and isinstance(now, dict):
-        for key in sorted(locked.keys() | now.keys()):
-            yield from _changes(f"{path}.{key}" if path else str(key), locked.get(key), now.get(key))
-    elif _named(locked) and _named(now):
-        sides = [{item["name"]: item for item in side} for side in (locked, now)]
-        yield from _changes(path, *sides)
-        orders = [[name for name in side if all(name in each for each in sides)] for side in sides]
-        if orders[0] != orders[1]:
-            yield SpecDrift(path=f"{path} (order)", locked=orders[0], now=orders[1])
-    elif locked != now:
-        yield SpecDrift(path=path, locked=locked, now=now)
-
-
-def _named(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) and "name" in item for item in value)
 
 
 def _short(value: Any) -> str:
