@@ -37,6 +37,9 @@ from runtime.optimizer import adamw, freeze, group, set_rates
 from runtime.processes import Place
 from shards.manifest import ROUTER_LOSS, TrainSettings
 
+_LINEAR = torch.nn.functional.linear
+"""torch's own, before any engine."""
+
 
 def config(
     settings: TrainSettings, division: Division, *, zero: int, precision: str, offload: str | None = None
@@ -96,7 +99,6 @@ class Engine:
         leaves: tuple[type, ...] = getattr(model, "leaf_modules", ())
         if zero == 3 and leaves:
             set_z3_leaf_modules(model, list(leaves))
-        self._linear = torch.nn.functional.linear
         self._adamw = adamw(model, self.groups, settings)
         self._deepspeed, _, _, _ = deepspeed.initialize(
             model=model,
@@ -278,6 +280,7 @@ class Engine:
 
     def close(self) -> None:
         """Let go of DeepSpeed's hooks and buffers, and undo what ZeRO 3 does to torch for good: a linear of
-        its own, with other roundings, in place of torch's."""
+        its own, with other roundings, in place of torch's. Not what stood there before this engine: that may be another
+        engine's."""
         self._deepspeed.destroy()
-        torch.nn.functional.linear = self._linear
+        torch.nn.functional.linear = _LINEAR

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -209,40 +209,40 @@ class Run:
             device=self.device,
             offload=settled.offload,
         )
-        state = files.State(
-            format=files.FORMAT,
-            root=settled.root,
-            stage=entry.name,
-            step=0,
-            world=self.place.world,
-            zero=settled.zero,
-            precision=settled.precision,
-            skipped=0,
-            skipped_in_a_row=0,
-            files={},
-        )
-        if start is None and begin is not None and begin.checkpoint is not None:
-            files.load(engine, *begin.checkpoint, self.place)
-            loaded += f", then {begin.checkpoint[0]}"
-        if start is not None:
-            path, state = start
-            files.load(engine, path, state, self.place)
-            state = msgspec.structs.replace(state, world=self.place.world, files={})
-            loaded += f", then step {state.step} from {path}"
-        metrics.table(
-            self.console,
-            stage=entry.name,
-            parts=parts,
-            lr=entry.train.lr,
-            facts=self._facts(
-                entry,
-                division,
-                loaded,
-                backend(self.device, dtype, model.shape.language.head_dim),
-                time.monotonic() - begun,
-            ),
-        )
-        try:
+        with closing(engine):
+            state = files.State(
+                format=files.FORMAT,
+                root=settled.root,
+                stage=entry.name,
+                step=0,
+                world=self.place.world,
+                zero=settled.zero,
+                precision=settled.precision,
+                skipped=0,
+                skipped_in_a_row=0,
+                files={},
+            )
+            if start is None and begin is not None and begin.checkpoint is not None:
+                files.load(engine, *begin.checkpoint, self.place)
+                loaded += f", then {begin.checkpoint[0]}"
+            if start is not None:
+                path, state = start
+                files.load(engine, path, state, self.place)
+                state = msgspec.structs.replace(state, world=self.place.world, files={})
+                loaded += f", then step {state.step} from {path}"
+            metrics.table(
+                self.console,
+                stage=entry.name,
+                parts=parts,
+                lr=entry.train.lr,
+                facts=self._facts(
+                    entry,
+                    division,
+                    loaded,
+                    backend(self.device, dtype, model.shape.language.head_dim),
+                    time.monotonic() - begun,
+                ),
+            )
             state = self._steps(engine, entry, division, state, last)
             if state.step < entry.steps or (self.stopped and self.asker):
                 return False
@@ -263,8 +263,6 @@ class Run:
             weights.save(model, self.out / entry.name, self.place, **about)
             self.trials.end()
             return True
-        finally:
-            engine.close()
 
     def _facts(
         self, entry: StageEntry, division: Division, loaded: str, attention: str, seconds: float

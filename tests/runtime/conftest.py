@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.runtime.small import ALIGN, SETTINGS, steps_of, write_build
+
+LINEAR = torch.nn.functional.linear
 
 
 @pytest.fixture(scope="session")
@@ -19,14 +22,20 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+@pytest.fixture(autouse=True)
+def linear() -> Iterator[None]:
+    """No test leaves the linear that ZeRO 3 puts in the place of torch's: it rounds otherwise, and whatever trains later in
+    this process would have other bits than a process of its own."""
+    yield
+    assert torch.nn.functional.linear is LINEAR
+
+
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """This process as the only one of a run: DeepSpeed, gloo, and one thread an operation. Left as it was
     found, but for the process group, which lasts as long as the tests."""
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    import torch
-
     from runtime import processes
 
     threads = torch.get_num_threads()

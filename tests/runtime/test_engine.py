@@ -107,6 +107,15 @@ def test_every_zero_stage_does_what_plain_torch_does(make, build):
             assert apart.float().mean() < 1e-4, (zero, name)
 
 
+def test_what_zero_3_does_to_torch_is_undone_in_whichever_order_engines_end(make):
+    linear = torch.nn.functional.linear
+    first, second = make(3, "fp32"), make(3, "fp32")
+    assert torch.nn.functional.linear is not linear
+    first.close()
+    second.close()
+    assert torch.nn.functional.linear is linear
+
+
 @pytest.mark.parametrize(("zero", "precision", "offload"), ALL_MODES)
 def test_a_gradient_that_is_not_finite_changes_nothing(make, build, zero, precision, offload):
     engine = make(zero, precision, offload)
