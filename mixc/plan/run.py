@@ -156,7 +156,7 @@ def plan(
                     places=places,
                     packs=packs,
                 )
-                order = stage.order if isinstance(stage.order, Order) else Order()
+                order = _order(stage)
                 batches = ordered_samples(
                     samples,
                     offers,
@@ -286,6 +286,10 @@ def _rules(spec: Spec, number: int, mix: Mapping[str, MixEntry], geometry: Geome
     )
 
 
+def _order(stage: Stage) -> Order:
+    return stage.order if isinstance(stage.order, Order) else Order()
+
+
 def _stage_plan(
     stage: Stage,
     rules: StageRules,
@@ -328,7 +332,15 @@ def _stage_plan(
     if total["tokens"] < (1 - MUCH_PADDING) * capacity:
         tiles_bind = total["tiles"] * rules.sequence_length > total["tokens"] * rules.max_tiles
         part = f"{1 - total['tokens'] / capacity:.0%}"
-        mend = f"max_tiles, {rules.max_tiles}, is what fills the packs" if tiles_bind else "widen order.window"
+        if tiles_bind:
+            mend = f"max_tiles, {rules.max_tiles}, is what fills the packs"
+        elif total["samples"] > (window := parse_count(_order(stage).window)):
+            mend = f"a wider `order: {{window: ...}}` than {window:,} may find what fills them"
+        else:  # no window can help
+            mend = (
+                f"of all its samples none fits into what is left of {rules.sequence_length:,}: another sequence_length, or "
+                "short samples beside them, would fill more"
+            )
         warn(f"stage `{stage.name}`: {part} of its packs' tokens are padding; {mend}")
     if 2 * layout.empty >= batch:
         warn(f"stage `{stage.name}`: {layout.empty} of the {batch} packs of its last step are empty")

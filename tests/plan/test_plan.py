@@ -630,6 +630,20 @@ def test_two_epochs_need_no_cap_but_keep_one_that_is_written(
     assert any("shortened" in w for w in plan.summary.warnings)
 
 
+def test_padding_is_told_with_what_would_help(world: Any, row: Any, make_spec: Any, make_stage: Any) -> None:
+    """Samples of three fifths of a pack. A window of all of them finds nothing better; over a smaller one, a wider may."""
+    fragments = [world.fragment("a", [row(content=i, tokens=60) for i in range(12)])]
+
+    def told(**order: Any) -> str:
+        stage = make_stage(["a"], budget="1 epoch", sequence_length=100, **order)
+        found = [w for w in world.plan(make_spec({"a": {}}, [stage]), fragments).summary.warnings if "padding" in w]
+        assert len(found) == 1
+        return found[0]
+
+    assert "40% of its packs' tokens are padding; of all its samples none fits into what is left of 100:" in told()
+    assert "a wider `order: {window: ...}` than 4 may find" in told(order=Order(window=4))
+
+
 def test_warnings(world: Any, row: Any, make_spec: Any, make_stage: Any) -> None:
     fragments = [
         world.fragment("big", [row(content=i, tokens=40, columns={"q": i}) for i in range(400)]),
