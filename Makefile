@@ -7,9 +7,15 @@ OUT ?= demo-out
 # Files of tests go to a process a core, four at most: half of a test's time is waiting for programs that it starts.
 SPREAD ?= -n auto --maxprocesses=4 --dist loadfile
 
-.PHONY: demo test check lint format types docs site clean
+.PHONY: help venv demo test check lint format types docs site clean
 
-demo: $(STAMP)  ## compile, train, diff and report on the shipped demo, into $(OUT)
+help:  ## what there is to make
+	@sed -nE 's/^([a-z]+):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+venv: $(STAMP)  ## install mixc and what its tests need into .venv
+	@echo "now: source $(VENV)/bin/activate"
+
+demo: $(STAMP)  ## compile, train, diff and report on the shipped demo, into demo-out
 	@PATH="$(CURDIR)/$(BIN):$$PATH" OUT="$(OUT)" bash specs/demo/run.sh
 
 test: $(STAMP)  ## every test that this machine can run
@@ -18,15 +24,15 @@ test: $(STAMP)  ## every test that this machine can run
 check: $(STAMP) lint types  ## what to run day to day: lint, types, quick tests
 	$(BIN)/python -m pytest $(SPREAD) -m "not slow and not dist"
 
-lint: $(STAMP)
+lint: $(STAMP)  ## the style of the code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(STAMP)
+format: $(STAMP)  ## bring the code into that style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: $(STAMP)
+types: $(STAMP)  ## check the types
 	$(BIN)/mypy
 
 docs: $(STAMP)  ## write the generated pages again
@@ -44,5 +50,5 @@ $(STAMP): pyproject.toml
 site: $(STAMP)  ## the documentation as a site, into docs/_site; a link that leads nowhere is an error
 	$(BIN)/sphinx-build -q -W --keep-going -n docs docs/_site
 
-clean:
+clean:  ## remove all that was made
 	rm -rf $(VENV) $(OUT) docs/_site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
