@@ -40,6 +40,7 @@ from mixc.measure.run import ObjectRef, measure
 from mixc.measure.tokenizer import Tokenizer
 from mixc.no_pandas import decide_without_pandas
 from mixc.plan.consumed import Consumed
+from mixc.plan.database import Shared
 from mixc.plan.load import PlannedFragment
 from mixc.plan.run import plan
 from mixc.plan.tables import PlanSummary
@@ -173,7 +174,9 @@ def measure_spec(
     )
 
 
-def plan_only(measured: Measured, out: Path, *, threads: int | None = None) -> PlanSummary:
+def plan_only(
+    measured: Measured, out: Path, *, threads: int | None = None, shared: Shared | None = None
+) -> PlanSummary:
     """Plan into the folder `out`, which holds nothing else: what `mixc plan` and a diff against a spec need."""
     out.mkdir(parents=True, exist_ok=True)
     rejects: dict[str, dict[str, int]] = {}
@@ -202,6 +205,7 @@ def plan_only(measured: Measured, out: Path, *, threads: int | None = None) -> P
         threads=threads,
         locate=measured.loaded.place,
         consumed=measured.consumed,
+        shared=shared,
     )
 
 

@@ -383,7 +383,12 @@ def _cause(
 @cache
 def _default(struct: type[msgspec.Struct], key: str) -> Any:
     """What a key says that later specs have and that the canonical form leaves out where it says nothing."""
-    field = next(each for each in msgspec.structs.fields(struct) if each.name == key)
+    field = _fields(struct)[key]
     if field.default is not msgspec.NODEFAULT:
         return msgspec.to_builtins(field.default)
     return None if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+
+
+@cache
+def _fields(struct: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    return {each.name: each for each in msgspec.structs.fields(struct)}

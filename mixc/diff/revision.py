@@ -10,7 +10,6 @@ import io
 import os
 import posixpath
 import subprocess
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -61,6 +60,8 @@ class Revision:
     def unpack(self, folder: Path) -> None:
         """Write the folder's files into `folder`."""
         data = _git(self.top, "archive", "--format=tar", f"{self.commit}:{self.path}" if self.path else self.commit)
+        import tarfile  # here: few diffs unpack a build of git
+
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             archive.extractall(folder, filter="data")
 

@@ -38,6 +38,7 @@ from mixc.diff.selection import Selected, compare_selection
 from mixc.diff.side import Side, open_side
 from mixc.diff.signals import distributions
 from mixc.measure.template import TEMPLATES, template_named, template_of
+from mixc.plan.database import shared_database
 from mixc.plan.tables import StagePlan
 from mixc.spec.changes import changes
 
@@ -50,8 +51,9 @@ def diff(a: str | Path, b: str | Path, *, workers: int | None = 1) -> Difference
     with tempfile.TemporaryDirectory(prefix="mixc-diff-") as scratch:
         folder = Path(scratch)
         with (
-            open_side(str(a), folder / "a", workers=workers) as side_a,
-            open_side(str(b), folder / "b", workers=workers) as side_b,
+            shared_database(folder / "database") as shared,
+            open_side(str(a), folder / "a", workers=workers, shared=shared) as side_a,
+            open_side(str(b), folder / "b", workers=workers, shared=shared) as side_b,
         ):
             return compare(side_a, side_b)
 

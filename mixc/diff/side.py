@@ -18,6 +18,7 @@ from mixc.emit.lock import Lock, library_versions, read_lock
 from mixc.emit.settings import train_settings
 from mixc.errors import BuildError
 from mixc.measure.object import FACTS, object_path
+from mixc.plan.database import Shared
 from mixc.plan.tables import PlanSummary, StagePlan
 from shards.build import Build
 from shards.cache_folder import cache_folder
@@ -110,10 +111,10 @@ class Side:
 
 
 @contextlib.contextmanager
-def open_side(name: str, scratch: Path, *, workers: int | None) -> Iterator[Side]:
+def open_side(name: str, scratch: Path, *, workers: int | None, shared: Shared | None = None) -> Iterator[Side]:
     """A side by its name: a folder is a build, a file that ends in `.lock` a lock, another file a spec, and `git:REV:PATH` any
-    of them as a revision has it. Plans a spec into `scratch`. What a side reads of the cache stays there as long as the block.
-    Raises MixcError, ShardError."""
+    of them as a revision has it. Plans a spec into `scratch`, in the database `shared` if there is one. What a side reads of the cache stays there
+    as long as the block. Raises MixcError, ShardError."""
     scratch.mkdir(parents=True, exist_ok=True)
     path = Path(name)
     if name.startswith(PREFIX):
@@ -130,7 +131,7 @@ def open_side(name: str, scratch: Path, *, workers: int | None) -> Iterator[Side
             with _lock_side(read_lock(scratch / LOCK), name, scratch / PLAN) as side:
                 yield side
         else:
-            with _spec_side(name, revision, scratch / PLAN, workers) as side:
+            with _spec_side(name, revision, scratch / PLAN, workers, shared) as side:
                 yield side
     elif path.is_dir():
         yield _build_side(path, name)
@@ -140,7 +141,7 @@ def open_side(name: str, scratch: Path, *, workers: int | None) -> Iterator[Side
         with _lock_side(read_lock(path), name, scratch / PLAN) as side:
             yield side
     else:
-        with _spec_side(name, None, scratch / PLAN, workers) as side:
+        with _spec_side(name, None, scratch / PLAN, workers, shared) as side:
             yield side
 
 
@@ -190,7 +191,9 @@ def _built_fragments(plan: Path, lock: Lock) -> list[SideFragment]:
 
 
 @contextlib.contextmanager
-def _spec_side(name: str, revision: Revision | None, scratch: Path, workers: int | None) -> Iterator[Side]:
+def _spec_side(
+    name: str, revision: Revision | None, scratch: Path, workers: int | None, shared: Shared | None
+) -> Iterator[Side]:
     from mixc.compile import measure_spec, plan_only
     from mixc.inputs import shown
     from mixc.signals.run import pinned_signals
@@ -203,7 +206,7 @@ def _spec_side(name: str, revision: Revision | None, scratch: Path, workers: int
         loaded = load(revision.shown, base=revision.place.parent, reader=revision.read)
     with using(cache_folder()) as use:
         measured = measure_spec(loaded, use=use, workers=workers, eager=False)
-        summary = plan_only(measured, scratch, threads=measured.workers)
+        summary = plan_only(measured, scratch, threads=measured.workers, shared=shared)
         spec, base = loaded.spec, loaded.base
         refs = sorted(measured.objects, key=lambda ref: (ref.fragment.source, ref.fragment.digest, ref.fragment.path))
         yield Side(

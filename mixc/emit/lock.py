@@ -10,6 +10,7 @@ import platform
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,13 @@ class Inputs:
 
 def library_versions() -> dict[str, str]:
     """Versions that can change a result, Python's and Unicode's included."""
-    found = {name: version(name) for name in PINNED_LIBRARIES}
+    found = {name: _version(name) for name in PINNED_LIBRARIES}
     return {**found, "python": platform.python_version(), "unicode": unicodedata.unidata_version}
+
+
+@cache
+def _version(name: str) -> str:
+    return version(name)
 
 
 def make_lock(

@@ -9,6 +9,7 @@ libraries; `agree` 20 ms a fragment at most.
 
 from __future__ import annotations
 
+import functools
 import random
 import unicodedata
 from collections.abc import Sequence
@@ -158,6 +159,7 @@ def _readable(path: Path) -> bool:
     return True
 
 
+@functools.cache
 def _version(package: str) -> str:
     try:
         return version(package)

@@ -17,17 +17,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import tokenizers
 from blake3 import blake3
 
 from mixc.cache.folders import partial, publish
 from mixc.errors import SpecError
 from mixc.measure import qwen
+
+if TYPE_CHECKING:
+    import tokenizers  # where it is used: who finds everything measured tokenizes nothing
 
 # One worker is one core: both libraries would start as many threads as there are cores in each of as many workers, and
 # tokenize a quarter slower by CPU time on two.
@@ -169,10 +171,14 @@ class _Loaded:
 
     @cached_property
     def full(self) -> tokenizers.Tokenizer:
+        import tokenizers
+
         return tokenizers.Tokenizer.from_str(msgspec.json.encode(self.definition).decode())
 
     @cached_property
     def plain(self) -> tokenizers.Tokenizer:
+        import tokenizers
+
         return tokenizers.Tokenizer.from_str(self._plain_json)
 
     @cached_property
@@ -258,6 +264,8 @@ def _read_users(name: str, base: Path) -> dict[str, Any]:
             why=f"it is none of {', '.join(sorted(NAMES))}, and {path} cannot be read: {error.strerror}",
             mend="name one of these, a folder with a tokenizer.json, or such a file, relative to the spec",
         ) from None
+    import tokenizers
+
     # Padding and truncation are a server's settings; here they would silently change what is trained on.
     definition = _parse(data, str(path)) | {"padding": None, "truncation": None}
     try:

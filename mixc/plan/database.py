@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import duckdb
 import pyarrow as pa
 
 from mixc.errors import PlanError
+
+Shared: TypeAlias = "Callable[[int | None], duckdb.DuckDBPyConnection]"
+"""What `shared_database` gives: the connection, for a number of threads."""
 
 
 @contextmanager
@@ -68,6 +71,32 @@ def open_database(
     finally:
         if connection is not None:
             connection.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def shared_database(scratch: Path) -> Iterator[Shared]:
+    """For several plans, one after the other: a function that gives the one connection, made when it is first called, with the
+    threads of that call. To make one takes longer than to plan a small mixture in it."""
+    with ExitStack() as stack:
+        made: list[duckdb.DuckDBPyConnection] = []
+
+        def database(threads: int | None) -> duckdb.DuckDBPyConnection:
+            if not made:
+                made.append(stack.enter_context(open_database(scratch, threads=threads)))
+            return made[0]
+
+        yield database
+
+
+@contextmanager
+def borrow(shared: Shared, scratch: Path, threads: int | None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The shared connection, in the place of an own one that `open_database` would give: with the folder `scratch`."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        yield shared(threads)
+    finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -24,8 +24,8 @@ U64 = npt.NDArray[np.uint64]
 
 
 def create_view(connection: duckdb.DuckDBPyConnection, source: SourceTable) -> None:
-    """Create the empty table by which the source's expressions are typed."""
-    insert(connection, f"CREATE TABLE {source.view} AS SELECT * FROM incoming", source.schema.empty_table())
+    """Create the empty table by which the source's expressions are typed, in place of one of an earlier plan."""
+    insert(connection, f"CREATE OR REPLACE TABLE {source.view} AS SELECT * FROM incoming", source.schema.empty_table())
 
 
 def condition(

@@ -30,7 +30,7 @@ from mixc.plan.clean import (
     preference,
 )
 from mixc.plan.consumed import Consumed
-from mixc.plan.database import open_database
+from mixc.plan.database import Shared, borrow, open_database
 from mixc.plan.divide import warmup_steps
 from mixc.plan.drops import drops
 from mixc.plan.evaluate import condition, create_view
@@ -83,13 +83,15 @@ def plan(
     memory_limit: str | None = None,
     locate: Locate | None = None,
     consumed: Consumed | None = None,
+    shared: Shared | None = None,
 ) -> PlanSummary:
     """Plan a mixture and write the tables into the folder `out`, summary.json last.
 
     `fragments` in any order; `rejects` are the unusable rows by source and reason, for the report; `consumed` is what
     the run used that the spec continues. `threads` and `memory_limit` (`4GB`) bound DuckDB and change nothing in the
-    plan. `locate` finds the spec's values in the user's file, for messages. SpecError: the spec does not fit itself or
-    the columns there are. PlanError: the data cannot fill it. BuildError: an object cannot be read.
+    plan. `locate` finds the spec's values in the user's file, for messages. `shared` is a database that is used for several
+    plans, in place of an own one; then `memory_limit` is its. SpecError: the spec does not fit itself or the columns there
+    are. PlanError: the data cannot fill it. BuildError: an object cannot be read.
     """
     locate = locate or nowhere
     warnings: list[str] = []
@@ -102,7 +104,12 @@ def plan(
     for fragment in numbered:
         by_source[fragment.fragment.source].append(fragment)
     out.mkdir(parents=True, exist_ok=True)
-    with open_database(out / SCRATCH, threads=threads, memory_limit=memory_limit) as connection:
+    opened = (
+        borrow(shared, out / SCRATCH, threads)
+        if shared
+        else open_database(out / SCRATCH, threads=threads, memory_limit=memory_limit)
+    )
+    with opened as connection:
         sources = _sources(connection, by_source, mixes, expressions, locate, warnings.append)
         samples = load_samples(by_source, threads=threads or os.cpu_count() or 1)
         winners, contaminated, held_out, left = _clean(

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mixc.errors import BuildError, MixcError, PlanError, SpecError
-from mixc.plan.database import open_database
+from mixc.plan.database import open_database, shared_database
 from mixc.spec.load import load
 from mixc.spec.schema import Dedup, MixEntry, Order
 
@@ -252,6 +252,26 @@ def test_the_database_does_not_see_python_variables(tmp_path: Path) -> None:
     with open_database(tmp_path / "scratch") as connection, pytest.raises(duckdb.CatalogException):
         connection.execute("SELECT * FROM secret").fetchall()
     assert secret.num_rows == 1
+
+
+def test_plans_in_one_database_are_as_those_in_their_own(
+    world: Any, make_spec: Any, make_stage: Any, fragments: list[Any], tmp_path: Path
+) -> None:
+    """Sources of one number have other columns, and a plan between them fails."""
+    one = make_spec({"a": {"where": "score >= 0.3"}, "b": {}}, [make_stage(["a", "b"], order=Order(by="level::int"))])
+    other = make_spec({"b": {"where": "level::int % 2 = 0"}}, [make_stage(["b"], order=Order(by="level"))])
+    wrong = make_spec({"a": {"where": "lang::int = 1"}}, [make_stage(["a"])])
+    kept = [(one, fragments), (other, fragments[1:]), (one, fragments)]
+    alone = [world.plan(spec, given).content() for spec, given in kept]
+    with shared_database(tmp_path / "database") as shared:
+        assert not (tmp_path / "database").exists()
+        plans = [world.plan(*kept[0], shared=shared)]
+        with pytest.raises(SpecError, match="lang"):
+            world.plan(wrong, fragments[:1], shared=shared)
+        plans += [world.plan(spec, given, shared=shared) for spec, given in kept[1:]]
+    assert [plan.content() for plan in plans] == alone
+    assert not list(world.folder.glob("plan-*/.scratch"))
+    assert not (tmp_path / "database").exists()
 
 
 def test_what_a_killed_plan_left_is_no_obstacle(
