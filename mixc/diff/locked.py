@@ -19,9 +19,8 @@ from mixc.measure.tokenizer import Tokenizer
 from mixc.plan.load import PlannedFragment
 from mixc.plan.run import plan
 from mixc.plan.tables import PlanSummary
-from mixc.signals.job import Wanted
+from mixc.signals.locked import found_signals, pinned
 from mixc.signals.run import wanted_signals
-from mixc.signals.store import VALUES, is_whole, signal_digest, signal_path
 from mixc.sources.formats.detect import FORMATS
 from mixc.sources.fragment import Fragment
 from mixc.spec.schema import Spec
@@ -50,11 +49,10 @@ def plan_lock(lock: Lock, out: Path, use: Use) -> PlannedLock | str:
     if spec.model not in FAMILIES or template is None or template.name != FAMILIES[spec.model].template:
         return "this mixc has another chat template for its model"
     locked = [(name, each) for name in sorted(lock.sources) for each in lock.sources[name]]
-    benchmark = lock.signals.get("contaminated", "").partition(", benchmark ")[2] or None
     try:
         shape = geometry(spec, Tokenizer(definition, lock.tokenizer, fast=False))
         candidates = [_digests(lock, spec, shape, template, name, each) for name, each in locked]
-        wanted = wanted_signals(spec, benchmark=benchmark)
+        wanted = pinned(wanted_signals(spec, benchmark=None), lock.signals)
     except MixcError as error:
         return error.what
     use.objects(digest for some in candidates for digest in some)
@@ -64,8 +62,8 @@ def plan_lock(lock: Lock, out: Path, use: Use) -> PlannedLock | str:
         info = next((info for digest in some if (info := read_info(object_path(use.cache, digest)))), None)
         if info is None:
             return f"objects of {name} are not in this machine's cache"
-        signals = {signal.name: _signal(use.cache, info.digest, signal) for signal in wanted}
-        if lost := next((signal for signal, place in signals.items() if not is_whole(place)), None):
+        signals = found_signals(use.cache, info.digest, wanted)
+        if lost := next((signal.name for signal in wanted if signal.name not in signals), None):
             return f"the signal {lost} of {name} is not in this machine's cache"
         folder = object_path(use.cache, info.digest)
         counts = rejects.setdefault(name, {})
@@ -80,7 +78,7 @@ def plan_lock(lock: Lock, out: Path, use: Use) -> PlannedLock | str:
                 facts=folder / FACTS,
                 samples=info.samples,
                 rejects=info.rejects,
-                signals={signal: place / VALUES for signal, place in signals.items()},
+                signals=signals,
             )
         )
     try:
@@ -96,21 +94,6 @@ def plan_lock(lock: Lock, out: Path, use: Use) -> PlannedLock | str:
         summary=summary,
         objects=[fragment.facts.parent for fragment in fragments],
         signals=[fragment.signals for fragment in fragments],
-    )
-
-
-def _signal(cache: Path, object: str, signal: Wanted) -> Path:
-    """Folder of a signal's values."""
-    return signal_path(
-        cache,
-        signal_digest(
-            object,
-            name=signal.name,
-            version=signal.version,
-            function=signal.function,
-            settings=signal.settings,
-            benchmark=signal.benchmark,
-        ),
     )
 
 

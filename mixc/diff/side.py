@@ -20,6 +20,8 @@ from mixc.errors import BuildError
 from mixc.measure.object import FACTS, object_path
 from mixc.plan.database import Shared
 from mixc.plan.tables import PlanSummary, StagePlan
+from mixc.signals.locked import found_signals, locked_signals
+from mixc.spec.schema import Spec
 from shards.build import Build
 from shards.cache_folder import cache_folder
 from shards.layout import MANIFEST
@@ -42,7 +44,7 @@ class SideFragment:
     object: Path | None
     """Folder of its object; None when it is not in this machine's cache."""
     signals: Mapping[str, Path] = field(default_factory=dict)
-    """Parquet of each computed signal, by name."""
+    """Parquet of each computed signal, by name: of a build those that the cache still has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,9 +172,10 @@ def _build_side(path: Path, label: str) -> Side:
 
 
 def _built_fragments(plan: Path, lock: Lock) -> list[SideFragment]:
-    """The plan's, by the paths of the lock, which are relative: both have them in one order. Their objects are those of the cache
-    that are there still."""
+    """The plan's, by the paths of the lock, which are relative: both have them in one order. Their objects and computed signals are
+    those of the cache that are there still."""
     cache = cache_folder()
+    wanted = locked_signals(msgspec.convert(lock.spec, Spec), lock.signals)
     locked = [each for name in sorted(lock.sources) for each in lock.sources[name]]
     found = []
     for row, each in zip(pq.ParquetFile(plan / "fragments.parquet").read().to_pylist(), locked, strict=True):
@@ -185,6 +188,7 @@ def _built_fragments(plan: Path, lock: Lock) -> list[SideFragment]:
                 samples=row["samples"],
                 rejects=row["rejects"],
                 object=folder if (folder / FACTS).exists() else None,
+                signals=found_signals(cache, row["object"], wanted),
             )
         )
     return found

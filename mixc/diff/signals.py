@@ -19,7 +19,7 @@ from mixc.diff.side import Side, SideFragment
 from mixc.measure.facts import COLUMN_PREFIX, SIGNALS
 from mixc.measure.object import FACTS
 from mixc.plan.expressions import nowhere, parse_expressions
-from mixc.signals.registry import INTERNAL
+from mixc.signals.locked import asked_signals, is_number
 from mixc.spec.groups import stage_sources
 from mixc.spec.schema import Spec
 
@@ -34,8 +34,8 @@ def distributions(a: Side, b: Side, sources: Collection[str]) -> tuple[list[Dist
     gone = sorted(
         name for name in wanted if any(fragment.object is None for side in (a, b) for fragment in side.of_source(name))
     )
-    unknown = f"objects of {', '.join(gone)} are not in this machine's cache" if gone else ""
     wanted = {name: signals for name, signals in wanted.items() if name not in gone}
+    unknown = not_cached(gone, *(lost_signals(side, wanted) for side in (a, b)))
     if not wanted:
         return [], unknown
     values = [signal_values(side, wanted) for side in (a, b)]
@@ -65,13 +65,36 @@ def named_signals(side: Side) -> dict[str, set[str]]:
     """Columns and signals by source that the spec's expressions name, in lower case, as DuckDB compares them; and computed signals."""
     spec = msgspec.convert(side.spec, Spec)
     expressions = parse_expressions(spec, nowhere)
-    computed = {each if isinstance(each, str) else each.name for each in spec.signals} - set(INTERNAL)
+    computed = asked_signals(spec)
     found = {}
     for source in spec.sources:
         stages = [number for number, stage in enumerate(spec.stages) if source in stage_sources(stage.mix, spec.groups)]
         names = {name.lower() for use in expressions.of_source(source, stages) for name in use.expression.columns}
         found[source] = names | computed
     return found
+
+
+def lost_signals(side: Side, wanted: Mapping[str, Collection[str]]) -> dict[str, list[str]]:
+    """Computed signals, by source, that the side's spec asks for and that this machine's cache no longer has of all its fragments. Of
+    no source that has lost its objects, and none whose values are no numbers."""
+    computed = sorted(filter(is_number, asked_signals(msgspec.convert(side.spec, Spec))))
+    found = {}
+    for source, names in sorted(wanted.items()):
+        own = side.of_source(source)
+        lost = [name for name in computed if name in names and any(name not in each.signals for each in own)]
+        if lost:
+            found[source] = lost
+    return found
+
+
+def not_cached(objects: Sequence[str], *lost: Mapping[str, Sequence[str]]) -> str:
+    """One line about what this machine's cache no longer holds: objects of these sources, signals of those. Empty for nothing."""
+    parts = [f"objects of {', '.join(objects)}"] if objects else []
+    sources = sorted({source for each in lost for source in each})
+    for source in sources:
+        names = sorted({name for each in lost for name in each.get(source, [])})
+        parts.append(f"the signal{'s' if len(names) > 1 else ''} {', '.join(names)} of {source}")
+    return f"not in this machine's cache: {'; '.join(parts)}" if parts else ""
 
 
 def signal_values(
@@ -82,9 +105,10 @@ def signal_values(
     assert side.plan is not None
     parts: dict[tuple[str, str], list[Array]] = {}
     lacking: set[tuple[str, str]] = set()
+    computed = asked_signals(msgspec.convert(side.spec, Spec))
     for number, rows in sorted(_rows(side.plan, wanted, dropped=dropped).items()):
         fragment = side.fragments[number]
-        columns = _columns(fragment, wanted[fragment.source])
+        columns = _columns(fragment, wanted[fragment.source], computed)
         order = columns.pop("row")
         places = np.searchsorted(order, rows)
         for signal in wanted[fragment.source]:
@@ -117,9 +141,9 @@ def _rows(plan: Path, sources: Collection[str], *, dropped: bool) -> dict[int, A
     return {number: np.concatenate(arrays) for number, arrays in parts.items()}
 
 
-def _columns(fragment: SideFragment, names: Sequence[str]) -> dict[str, Array]:
+def _columns(fragment: SideFragment, names: Sequence[str], computed: Collection[str]) -> dict[str, Array]:
     """The fragment's numbers by lower-case name, float64, and `row`. A computed signal hides a column of its name, as it does in
-    expressions."""
+    expressions, also where its values are lost."""
     assert fragment.object is not None
     with pq.ParquetFile(fragment.object / FACTS) as file:
         schema = file.schema_arrow
@@ -129,17 +153,16 @@ def _columns(fragment: SideFragment, names: Sequence[str]) -> dict[str, Array]:
             own = field.name in SIGNALS
             number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
             readable = number and (own or field.name.startswith(COLUMN_PREFIX))
-            if readable and name.lower() in names and (own or name.lower() not in stored):
+            wanted = name.lower() in names and name.lower() not in computed
+            if readable and wanted and (own or name.lower() not in stored):
                 stored[name.lower()] = field.name
         table = file.read(columns=["row", *stored.values()])
     found = {name: _doubles(table[column]) for name, column in stored.items()}
     for name, path in fragment.signals.items():
-        if name.lower() in names:
+        if name in names and name in computed:
             values = pq.ParquetFile(path).read(columns=["value"])["value"]
             if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
-                found[name.lower()] = _doubles(values)
-            else:
-                found.pop(name.lower(), None)
+                found[name] = _doubles(values)
     found["row"] = table["row"].to_numpy()
     return found
 

@@ -19,6 +19,7 @@ from mixc.plan.database import literal
 from mixc.report.measured import known_values
 from mixc.report.opened import locked_spec, open_plan, read_summary, require_pack, require_step, stage_number
 from mixc.report.reasons import Loser, Reason, Reasons, Values, columns_of
+from mixc.signals.locked import locked_signals
 from shards.manifest import Manifest, read_manifest
 
 MOST_MATCHES = 12
@@ -171,7 +172,9 @@ class _Told:
 
     def __init__(self, build: Path, manifest: Manifest, db: duckdb.DuckDBPyConnection) -> None:
         self._build, self.manifest, self._db = build, manifest, db
-        self._spec = locked_spec(read_lock(build / "mixture.lock"), build)
+        lock = read_lock(build / "mixture.lock")
+        self._spec = locked_spec(lock, build)
+        self._signals = locked_signals(self._spec, lock.signals)
         self._reasons = Reasons(self._spec, read_summary(build))
         self._stages = [stage.name for stage in self.manifest.stages]
 
@@ -358,7 +361,7 @@ class _Told:
             wanted[row["source"], row["object"]].add(row["row"])
         found: dict[tuple[str, int], Values] = {}
         for (source, object), own in sorted(wanted.items()):
-            for number, values in known_values(object, own, columns_of(self._spec, source)).items():
+            for number, values in known_values(object, own, columns_of(self._spec, source), self._signals).items():
                 found[object, number] = values
         return found
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mixc.diff.side import open_side
-from mixc.diff.signals import named_signals, signal_values
+from mixc.diff.signals import lost_signals, named_signals, not_cached, signal_values
 
 BINS = 24
 
@@ -39,6 +39,7 @@ def spreads(build: Path) -> tuple[list[Spread], str]:
         named = {source: sorted(names) for source, names in sorted(named_signals(side).items()) if names}
         gone = [source for source in named if any(each.object is None for each in side.of_source(source))]
         wanted = {source: names for source, names in named.items() if source not in gone}
+        lost = lost_signals(side, wanted)
         used = signal_values(side, wanted)
         dropped = signal_values(side, wanted, dropped=True)
     found = []
@@ -50,9 +51,5 @@ def spreads(build: Path) -> tuple[list[Spread], str]:
         low, high = min(ends), max(ends)
         bins = [np.histogram(each, bins=BINS, range=(low, high))[0].tolist() for each in values]
         found.append(Spread(source=source, signal=signal, low=low, high=high, used=bins[0], dropped=bins[1]))
-    unknown = (
-        f"Of {', '.join(gone)} nothing can be told: this machine's cache does not hold what was measured."
-        if gone
-        else ""
-    )
-    return found, unknown
+    why = not_cached(gone, lost)
+    return found, f"{why[0].upper()}{why[1:]}." if why else ""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from mixc.signals.store import signal_digest
 from mixc.sources.fragment import Fragment
 from mixc.spec.schema import Source
 
@@ -21,6 +22,17 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, str | int | float | bool] = {}
     benchmark: str | None = None
     """Digest of what it compares with."""
+
+    def key(self, object: str) -> str:
+        """Of its values of an object, in the cache."""
+        return signal_digest(
+            object,
+            name=self.name,
+            version=self.version,
+            function=self.function,
+            settings=self.settings,
+            benchmark=self.benchmark,
+        )
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

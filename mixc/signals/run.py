@@ -14,7 +14,7 @@ from mixc.signals.job import Job, Wanted, write_jobs
 from mixc.signals.names import SIGNALS
 from mixc.signals.own import load_function
 from mixc.signals.registry import INTERNAL, signal_version
-from mixc.signals.store import VALUES, is_whole, read_info, signal_digest, signal_path
+from mixc.signals.store import VALUES, is_whole, read_info, signal_path
 from mixc.spec.schema import Signal, Spec
 
 
@@ -47,17 +47,7 @@ def compute_signals(
     for ref in objects:
         if ref.info.digest in paths:  # another file of equal content
             continue
-        digests = {
-            signal_digest(
-                ref.info.digest,
-                name=signal.name,
-                version=signal.version,
-                function=signal.function,
-                settings=signal.settings,
-                benchmark=signal.benchmark,
-            ): signal
-            for signal in wanted
-        }
+        digests = {signal.key(ref.info.digest): signal for signal in wanted}
         paths[ref.info.digest] = {
             signal.name: signal_path(cache, digest) / VALUES for digest, signal in digests.items()
         }
