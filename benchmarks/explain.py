@@ -5,7 +5,8 @@
 
 `plan` plans as many synthetic samples as benchmarks/plan.py and puts the plan into a build without shards; `text` compiles as many
 MB of documents, made of the demo's prose. Both are untimed. Then come the questions, each asked in this process, in seconds of the
-clock and of the CPU; the peak of memory is this process's over all of them.
+clock and of the CPU; the peak of memory is this process's over all of them. Of a plan they are asked by the command, too: whole
+processes, the least of three.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import multiprocessing
 import os
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,12 +27,13 @@ import zstandard
 from corpus import enlarged, write_jsonl
 from geometry import GEOMETRY
 from plan import make_fragments, make_spec
+from process import measured
 
 from mixc.compile import compile_spec
 from mixc.emit.lock import encode_lock, make_lock
 from mixc.emit.run import train_settings
 from mixc.plan.run import plan
-from mixc.report.explain import explain_file, explain_pack, explain_sample, explain_step
+from mixc.report.explain import explain_file, explain_pack, explain_row, explain_sample, explain_step
 from mixc.report.search import find_text
 from mixc.spec.canonical import canonical
 from shards.manifest import Manifest, MediaEntry, ShardEntry, StageEntry, with_root, write_manifest
@@ -121,7 +124,19 @@ def ask_plan(build: Path) -> None:
     timed("its first 12 digits", lambda: explain_sample(build, place["id"].hex[:12]))
     timed("a sample that was dropped", lambda: explain_sample(build, drop["id"].hex))
     timed("a file of 50,000 samples, 20 rows", lambda: explain_file(build, path, limit=20))
+    timed("a row of it", lambda: explain_row(build, path, 30_000))
     peak()
+    questions = {
+        "a step": ["--stage", stage, "--step", place["step"]],
+        "a pack": ["--stage", stage, "--pack", place["pack"]],
+        "a sample": ["--sample", place["id"].hex],
+        "a file": ["--file", path],
+        "a row": ["--file", path, "--row", 30_000],
+    }
+    for what, options in questions.items():
+        costs = [measured([sys.executable, "-m", "mixc", "explain", build, *map(str, options)]) for _ in range(3)]
+        wall, cpu, memory = (min(getattr(cost, name) for cost in costs) for name in ("wall", "cpu", "peak"))
+        print(f"mixc explain, {what}: {wall:.2f} s, {cpu:.2f} CPU-s, peak {memory / 1024:.2f} GiB", flush=True)
 
 
 def ask_text(folder: Path, megabytes: float) -> None:
