@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mixc.cli.build import JsonOption
-from mixc.cli.plain import PlainTyper
 
 if TYPE_CHECKING:
     from mixc.cache.summary import Summary
 
-app = PlainTyper(help="Say what lies in the cache, and make room in it.", no_args_is_help=True)
+app = typer.Typer(help="Say what lies in the cache, and make room in it.", no_args_is_help=True)
 
 
 @app.command()

@@ -13,7 +13,6 @@ from typing import Annotated
 import typer
 
 from mixc.cli import ask, build, cache, doctor, init, lock, look, run
-from mixc.cli.plain import PlainTyper
 from mixc.errors import MixcError
 
 INTERRUPTED = 130
@@ -21,7 +20,7 @@ FEW_COLLECTIONS = 100_000
 """New objects before Python looks for unreachable cycles, of which there are hardly any here. At its usual 700 it spends 4 % of
 a small command on looking through what was just imported."""
 
-app = PlainTyper(
+app = typer.Typer(
     name="mixc",
     no_args_is_help=True,
     add_completion=True,
@@ -86,7 +85,7 @@ def main() -> None:
 
 def _run() -> None:
     try:
-        app.only(*sys.argv[1:2] or [""])(standalone_mode=True)
+        app(standalone_mode=True)
     except MixcError as error:
         _fail(f"{error.prefix}{error}")
     except SystemExit as leaving:  # what typer makes of a command's end, and of ctrl-C
