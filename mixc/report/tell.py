@@ -68,6 +68,12 @@ def sample_lines(story: SampleStory) -> Iterator[Text]:
         yield Text()
         yield Text.assemble(("not used: ", "bold"), (drop.rule, "bold red"), f"  ({drop.tokens:,} tokens)")
         yield from _reasons(drop.why, "      ")
+    if story.not_in:
+        yield Text()
+        yield Text("not in stage" if len(story.not_in) == 1 else "not in stages", "bold")
+        wide = max(len(each.stage) for each in story.not_in)
+        for each in story.not_in:
+            yield Text.assemble(f"  {each.stage:{wide}}  ", (f"{each.rule:13} ", "magenta"), each.text)
 
 
 def file_lines(story: FileStory) -> Iterator[Text]:
