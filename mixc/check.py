@@ -7,7 +7,7 @@ columns are held against what the spec asks for. No file is read whole: `mixc pl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,8 +16,10 @@ from mixc.errors import MixcError, SourceError, SpecError
 from mixc.inputs import check_loaded
 from mixc.measure.template import template_named
 from mixc.plan.expressions import Use, parse_expressions, resolve
+from mixc.sources.excerpt import told_reject
+from mixc.sources.fragment import Fragment
 from mixc.sources.head import Head, head, head_columns, same_files
-from mixc.sources.sample import Reject, Sample
+from mixc.sources.sample import Reject
 from mixc.spec.groups import stage_sources
 from mixc.spec.load import LoadedSpec, load
 from mixc.spec.schema import Source
@@ -86,18 +88,18 @@ def check_spec(path: Path, overrides: Sequence[str] = ()) -> Checked:
                 columns = _resolved(found, source, name, uses[name], loaded)
             except MixcError as error:
                 note(name, error)
-        rejects = _rejects(found.rows, decode=source.decode_images)
-        reasons = Counter(reject.reason for reject in rejects)
+        rejects = _rejects(found, decode=source.decode_images)
+        reasons = Counter(reject.reason for _, reject in rejects)
         if rejects:
             told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
             text = f"{len(rejects)} of the first {len(found.rows)} rows would be rejected: {told}"
-            first = f"row {rejects[0].row} of its file: {rejects[0].detail}"
+            first = told_reject(*rejects[0], source)
             all_read = found.whole and len(rejects) > spec.max_reject_rate * len(found.rows)
             if all_read or len(rejects) == len(found.rows):  # else the rows that were not read may be better
                 place = loaded.locate(f"sources.{name}")
                 note(name, SourceError(text, where=place, why=first, mend="mend the data, or what the spec says of it"))
             else:
-                warnings.append(f"{loaded.locate(f'sources.{name}')}: {text} ({first})")
+                warnings.append(f"{loaded.locate(f'sources.{name}')}: {text}\n  {first}")
         checked.append(
             CheckedSource(
                 name=name,
@@ -138,18 +140,18 @@ def _resolved(found: Head, source: Source, name: str, uses: list[Use], loaded: L
     return columns
 
 
-def _rejects(rows: Iterable[Sample | Reject], *, decode: bool) -> list[Reject]:
-    """Rows that reading or decoding their images rejects; without `decode`, reading their images' headers."""
+def _rejects(found: Head, *, decode: bool) -> list[tuple[Fragment, Reject]]:
+    """With their files, rows that reading or decoding their images rejects; without `decode`, reading their images' headers."""
     from mixc.measure.image import ImageError, probe
 
     rejects = []
-    for row in rows:
+    for fragment, row in zip(found.origins, found.rows, strict=True):
         if isinstance(row, Reject):
-            rejects.append(row)
+            rejects.append((fragment, row))
             continue
         try:
             for image in row.images:
                 probe(image, decode=decode)
         except ImageError as error:
-            rejects.append(Reject(row=row.row, reason=error.reason, detail=str(error)))
+            rejects.append((fragment, Reject(row=row.row, reason=error.reason, detail=str(error))))
     return rejects

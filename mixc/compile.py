@@ -45,9 +45,12 @@ from mixc.plan.load import PlannedFragment
 from mixc.plan.run import plan
 from mixc.plan.tables import PlanSummary
 from mixc.signals.run import compute_signals, pinned_signals
+from mixc.sources.excerpt import told_reject
 from mixc.sources.read import check_columns
+from mixc.sources.sample import Reject
 from mixc.spec.canonical import canonical
 from mixc.spec.load import LoadedSpec, load
+from mixc.spec.schema import Source
 from mixc.workers import worth
 from shards.atomic import atomic_write
 from shards.cache_folder import cache_folder
@@ -333,12 +336,20 @@ def _check_rejects(loaded: LoadedSpec, objects: list[ObjectRef]) -> None:
                     reasons[reason] = reasons.get(reason, 0) + count
             if bad == rows and reasons.keys() == {"missing_value"}:
                 check_columns(refs[0].fragment, loaded.spec.sources[name])
+            counts = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
             raise SourceError(
                 f"{bad} of {rows} rows of source {name!r} are unusable",
                 where=loaded.locate(f"sources.{name}"),
-                why=", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())),
-                mend=f"mend the data (`mixc check` lists the rows), or raise max_reject_rate above {limit:g}",
+                why=f"{counts}\n  {_first_reject(refs, loaded.spec.sources[name])}",
+                mend=f"mend the data, or raise max_reject_rate above {limit:g}",
             )
+
+
+def _first_reject(refs: Sequence[ObjectRef], source: Source) -> str:
+    """Of the source's files the first by path that has unusable rows, and the first of these."""
+    ref = min((each for each in refs if each.info.rejects), key=lambda each: each.fragment.path)
+    batch = next(pq.ParquetFile(ref.path / "rejects.parquet").iter_batches(1))
+    return told_reject(ref.fragment, Reject(**batch.to_pylist()[0]), source)
 
 
 def locked_sources(measured: Measured) -> dict[str, list[LockedFragment]]:

@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mixc.cache.use import using
 from mixc.compile import LOCK, Progress, build_measured, measure_spec
 from mixc.emit.drift import Drift, drift
 from mixc.emit.lock import Inputs, Lock, moved_versions, read_lock
+from mixc.emit.places import sources_folder
 from mixc.errors import BuildError, SourceError
 from mixc.spec.load import LoadedSpec, load, load_form
 from shards.cache_folder import cache_folder
@@ -167,7 +166,7 @@ def _digests(manifest: Manifest) -> dict[str, str]:
 
 def _loaded(build: Path, lock: Lock, sources: Path | None, overrides: Sequence[str]) -> LoadedSpec:
     """The lock's spec, with its relative paths where they lie now."""
-    base = (sources or _sources_folder(build, lock) or Path()).absolute()
+    base = (sources or sources_folder(build, lock) or Path()).absolute()
     if not base.is_dir():
         raise BuildError(
             "the folder that the sources' paths start from is not there",
@@ -175,22 +174,3 @@ def _loaded(build: Path, lock: Lock, sources: Path | None, overrides: Sequence[s
             mend="name it with --sources, or the spec with --spec",
         )
     return load_form(lock.spec, base, f"the spec in {build / LOCK}", overrides)
-
-
-def _sources_folder(build: Path, lock: Lock) -> Path | None:
-    """The folder of the spec that the build was made from: what the plan's whole paths have before the lock's. None where
-    every source was named by a whole path."""
-    path = build / "plan/fragments.parquet"
-    try:
-        rows = pq.read_table(path, columns=["source", "digest", "path"]).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise BuildError("the plan of the build cannot be read", where=str(path), why=str(error)) from error
-    whole: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        whole.setdefault((row["source"], row["digest"]), []).append(row["path"])
-    for name, fragments in sorted(lock.sources.items()):
-        for fragment in fragments:
-            for found in whole.get((name, fragment.digest), []):
-                if found != fragment.path and found.endswith(f"/{fragment.path}"):
-                    return Path(found.removesuffix(f"/{fragment.path}") or "/")
-    return None

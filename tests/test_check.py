@@ -100,6 +100,11 @@ def test_rows_that_would_be_rejected_are_told_with_the_reason(check, tmp_path: P
         and len(checked.warnings) == 1
         and "7 of the first 64 rows would be rejected: 7 empty_text" in checked.warnings[0]
     )
+    assert checked.warnings[0].split("\n")[1:] == [
+        f"  {tmp_path}/rows.jsonl row 0: empty_text: column 'text' is empty",
+        '    1 | {"text": ""}',
+        "      |          ^^",
+    ]
 
 
 def test_sources_that_overlap_and_one_that_no_stage_uses(check, tmp_path: Path) -> None:

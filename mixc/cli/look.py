@@ -156,6 +156,9 @@ def explain(
     text: Annotated[
         str | None, typer.Option("--text", metavar="FRAGMENT", help="find a text in everything that is trained on")
     ] = None,
+    dropped: Annotated[
+        bool, typer.Option("--dropped", help="with --text: also in samples that no stage uses, which takes longer")
+    ] = False,
     image: Annotated[Path | None, typer.Option("--image", metavar="FILE", help="find an image, byte for byte")] = None,
     limit: Annotated[int, typer.Option("--limit", min=0, help="rows and places to show; 0 for all")] = 20,
     json: JsonOption = False,
@@ -178,6 +181,8 @@ def explain(
         raise MixcError("--stage goes with --step or --pack", mend="name both, or neither")
     if row is not None and file is None:
         raise MixcError("--row is of a file", mend="name the file with --file PATH")
+    if dropped and text is None:
+        raise MixcError("--dropped goes with --text", mend="--sample and --file tell of dropped samples as they are")
     most = limit or None
     found: object
     if stage is not None:
@@ -206,8 +211,19 @@ def explain(
             def packs(done: int, total: int) -> None:
                 progress("packs", done, total)
 
+            def fragments(done: int, total: int) -> None:
+                progress("dropped", done, total)
+
             if text is not None:
-                search = find_text(build, text, limit=most, workers=cores(), progress=packs)
+                search = find_text(
+                    build,
+                    text,
+                    limit=most,
+                    workers=cores(),
+                    dropped=dropped,
+                    progress=packs,
+                    fragments=fragments,
+                )
             else:
                 assert image is not None
                 search = find_image(build, image, limit=most, workers=cores(), progress=packs)

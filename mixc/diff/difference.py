@@ -127,8 +127,9 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
     rules: dict[str, int]
     """What keeps them out where they do not stand, by samples. Of a sample that is in no stage on one side it is the plan's own
     rule (docs/planning.md), `absent` where that side has no such sample. Of one that left or came to a stage it is the rule of
-    the stage where it does not stand: `new_stage`, `gone_stage`, `not_mixed`, else those that are possible, as `budget` or
-    `stage_where or budget`."""
+    the stage where it does not stand: `new_stage`, `gone_stage`, `not_mixed`, `stage_where`, `quantile`, `too_long` or `budget`;
+    of a build of an earlier version, whose plan does not tell the last four apart, those that are possible, as `stage_where or
+    budget`. A sample counts once for each such stage."""
 
 
 class StageUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +137,13 @@ class StageUse(msgspec.Struct, frozen=True, kw_only=True):
 
     stage: str
     times: int
+
+
+class StageRule(msgspec.Struct, frozen=True, kw_only=True):
+    """What keeps one sample out of one stage: a rule as in `Move.rules`."""
+
+    stage: str
+    rule: str
 
 
 class SampleChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,6 +155,10 @@ class SampleChange(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     uses_a: list[StageUse]
     uses_b: list[StageUse]
+    not_in_a: list[StageRule]
+    """Of a moved sample: the stages where B has it and A has not, each with the rule that keeps it out of A's."""
+    not_in_b: list[StageRule]
+    """Likewise for B."""
     rule_a: str | None
     """What keeps it out of A, where A does not use it: a rule of the plan, or `absent`."""
     rule_b: str | None

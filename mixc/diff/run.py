@@ -32,6 +32,7 @@ from mixc.diff.difference import (
     StageOrder,
 )
 from mixc.diff.ids import find
+from mixc.diff.moved import MovedSide
 from mixc.diff.placements import Placements, read_placements
 from mixc.diff.rows import Files, compare_files, compare_rows, read_rows, same_columns
 from mixc.diff.selection import Selected, compare_selection
@@ -212,51 +213,28 @@ class _Plans:
 
     def samples(self, spec_a: Canonical, spec_b: Canonical) -> SampleCounts:
         joint = {name: number for number, name in enumerate(self.names)}
-
-        def rule_of(side: str, stage: int, source: str) -> str:
-            return _moved_rule(self, spec_a, spec_b, side, self.names[stage], source)
-
-        return compare_selection(
+        a, b = (
             Selected(
-                placements=self.placed_a,
-                plan=self.plan_a,
-                stages=[joint[name] for name in self.stages_a],
-                files=[fragment.path for fragment in self.a.fragments],
-            ),
-            Selected(
-                placements=self.placed_b,
-                plan=self.plan_b,
-                stages=[joint[name] for name in self.stages_b],
-                files=[fragment.path for fragment in self.b.fragments],
-            ),
-            self.matched,
-            self.names,
-            rule_of,
+                placements=placed,
+                plan=plan,
+                stages=[joint[name] for name in stages],
+                files=[fragment.path for fragment in side.fragments],
+                moved=MovedSide(
+                    plan=plan,
+                    placements=placed,
+                    stages=stages,
+                    other=other,
+                    spec=spec,
+                    spec_of_other=spec_of_other,
+                    no_stage=no_stage,
+                ),
+            )
+            for side, plan, placed, stages, other, spec, spec_of_other, no_stage in (
+                (self.a, self.plan_a, self.placed_a, self.stages_a, self.stages_b, spec_a, spec_b, "new_stage"),
+                (self.b, self.plan_b, self.placed_b, self.stages_b, self.stages_a, spec_b, spec_a, "gone_stage"),
+            )
         )
-
-
-def _moved_rule(plans: _Plans, spec_a: Canonical, spec_b: Canonical, side: str, stage: str, source: str) -> str:
-    """Why a sample that the side uses elsewhere is not in this stage there, though it is on the other side. What passes a rule on one
-    side passes the same rule on the other, so only rules that differ are possible, and the budget."""
-    own, other = (plans.stages_a, plans.stages_b) if side == "a" else (plans.stages_b, plans.stages_a)
-    if stage not in own:
-        return "new_stage" if side == "a" else "gone_stage"
-    if source not in own[stage].sources:
-        return "not_mixed"
-    entries = []
-    for spec in (spec_a, spec_b):
-        form = next(each for each in spec["stages"] if each["name"] == stage)
-        entries.append(form["mix"].get(source, {}))
-    entry_a, entry_b = entries
-    here = entry_a if side == "a" else entry_b
-    rules = []
-    if here.get("where") is not None and entry_a.get("where") != entry_b.get("where"):
-        rules.append("stage_where")
-    if here.get("quantile") is not None:
-        rules.append("quantile")
-    if own[stage].sequence_length < other[stage].sequence_length or own[stage].max_tiles < other[stage].max_tiles:
-        rules.append("too_long")
-    return " or ".join([*rules, "budget"])
+        return compare_selection(a, b, self.matched, self.names)
 
 
 def _files(a: Side, b: Side, renames: Renames) -> dict[str, Files]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from mixc.diff.difference import Move, SampleChange, SampleCounts, StageUse
+from mixc.diff.difference import Move, SampleChange, SampleCounts, StageRule, StageUse
 from mixc.diff.ids import find, first_of_each, hexadecimal
+from mixc.diff.moved import MovedSide
 from mixc.diff.placements import Placements
 from mixc.hashing import mix64
 from mixc.plan.load import id_halves
@@ -25,9 +26,6 @@ EXAMPLES_EACH, EXAMPLES = 2, 20
 """Examples of one source and rule, and of one kind of change, at most."""
 WORD = 64
 
-MovedRule = Callable[[str, int, str], str]
-"""("a" or "b", number of a joint stage, source): why a sample that the side uses elsewhere is not in that stage."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selected:
@@ -39,9 +37,10 @@ class Selected:
     """The joint number of each of the plan's stages."""
     files: Sequence[str]
     """The path of each of the plan's fragments, as it is shown."""
+    moved: MovedSide
 
 
-def compare_selection(a: Selected, b: Selected, there: Int, stages: Sequence[str], rule_of: MovedRule) -> SampleCounts:
+def compare_selection(a: Selected, b: Selected, there: Int, stages: Sequence[str]) -> SampleCounts:
     """Compare two selections whose placements number the same list of sources. `there`: of each sample of A its number in B, or -1.
     `stages`: the joint stages' names."""
     left, right = _samples(a, len(stages)), _samples(b, len(stages))
@@ -63,7 +62,7 @@ def compare_selection(a: Selected, b: Selected, there: Int, stages: Sequence[str
     moves = [
         *_one_sided(right, new, rules_new, stages, used="b"),
         *_one_sided(left, gone, rules_gone, stages, used="a"),
-        *_moved(left, moved, right, moved_b, stages, rule_of),
+        *_moved(a, left, moved, b, right, moved_b, stages),
     ]
     show = _Shower(a, b, left, right, drops_a, drops_b, stages)
     by_rule = {name: rule for rule, name in enumerate(sorted({*rules_new.names, *rules_gone.names}))}
@@ -78,7 +77,7 @@ def compare_selection(a: Selected, b: Selected, there: Int, stages: Sequence[str
     examples = {
         "added": show.all(None, new, groups(right, new, rules_new), rules_new),
         "removed": show.all(gone, None, groups(left, gone, rules_gone), rules_gone),
-        "moved": show.all(moved, moved_b, groups(left, moved, None)),
+        "moved": show.all(moved, moved_b, groups(left, moved, None), moved=True),
         "more": show.all(repeated[~is_less], repeated_b[~is_less], groups(left, repeated[~is_less], None)),
         "less": show.all(repeated[is_less], repeated_b[is_less], groups(left, repeated[is_less], None)),
     }
@@ -229,23 +228,35 @@ def _one_sided(samples: _Samples, numbers: Int, rules: _Rules, stages: Sequence[
     return found
 
 
-def _moved(a: _Samples, rows_a: Int, b: _Samples, rows_b: Int, stages: Sequence[str], rule_of: MovedRule) -> list[Move]:
+def _moved(
+    a: Selected, left: _Samples, rows_a: Int, b: Selected, right: _Samples, rows_b: Int, stages: Sequence[str]
+) -> list[Move]:
     found = []
-    for group in _groups(a.source[rows_a], a.mask[rows_a], b.mask[rows_b]):
-        first, other = rows_a[group[0]], rows_b[group[0]]
-        source = a.sources[int(a.source[first])]
-        before, after = _bits(a.mask[first]), _bits(b.mask[other])
+    groups = _groups(left.source[rows_a], left.mask[rows_a], right.mask[rows_b])
+    firsts = [(int(rows_a[group[0]]), int(rows_b[group[0]])) for group in groups]
+    missing: dict[str, set[tuple[str, str]]] = {"a": set(), "b": set()}
+    for first, other in firsts:
+        source = left.sources[int(left.source[first])]
+        before, after = _bits(left.mask[first]), _bits(right.mask[other])
+        missing["a"] |= {(stages[stage], source) for stage in after - before}
+        missing["b"] |= {(stages[stage], source) for stage in before - after}
+    a.moved.look_up(rows_a, missing["a"])
+    b.moved.look_up(rows_b, missing["b"])
+    for group, (first, other) in zip(groups, firsts, strict=True):
+        source = left.sources[int(left.source[first])]
+        before, after = _bits(left.mask[first]), _bits(right.mask[other])
         rules: dict[str, int] = {}
         for stage in sorted(before ^ after):
-            rule = rule_of("b" if stage in before else "a", stage, source)
-            rules[rule] = rules.get(rule, 0) + len(group)
+            side = b.moved if stage in before else a.moved
+            for rule, count in side.counts(stages[stage], source, group).items():
+                rules[rule] = rules.get(rule, 0) + count
         found.append(
             Move(
                 source=source,
-                a=_names(a.mask[first], stages),
-                b=_names(b.mask[other], stages),
+                a=_names(left.mask[first], stages),
+                b=_names(right.mask[other], stages),
                 samples=len(group),
-                tokens=int(a.tokens[rows_a[group]].sum(dtype=np.int64)),
+                tokens=int(left.tokens[rows_a[group]].sum(dtype=np.int64)),
                 rules=dict(sorted(rules.items())),
             )
         )
@@ -283,9 +294,16 @@ class _Shower:
     stages: Sequence[str]
 
     def all(
-        self, rows_a: Int | None, rows_b: Int | None, groups: Int, rules: _Rules | None = None
+        self,
+        rows_a: Int | None,
+        rows_b: Int | None,
+        groups: Int,
+        rules: _Rules | None = None,
+        *,
+        moved: bool = False,
     ) -> list[SampleChange]:
-        """Of samples by their rows on the sides that use them, the least ids of each group. `rules`: on the side that does not."""
+        """Of samples by their rows on the sides that use them, the least ids of each group. `rules`: on the side that does not.
+        `moved`: these are the samples that both sides looked up."""
         samples, rows = (self.left, rows_a) if rows_a is not None else (self.right, rows_b)
         assert rows is not None
         chosen = first_of_each(groups, samples.hi[rows], samples.lo[rows], EXAMPLES_EACH)[:EXAMPLES]
@@ -294,23 +312,29 @@ class _Shower:
                 None if rows_a is None else int(rows_a[n]),
                 None if rows_b is None else int(rows_b[n]),
                 None if rules is None else int(rules.rows[n]),
+                n if moved else None,
             )
             for n in chosen.tolist()
         ]
 
-    def _one(self, row_a: int | None, row_b: int | None, drop: int | None) -> SampleChange:
+    def _one(self, row_a: int | None, row_b: int | None, drop: int | None, moved: int | None) -> SampleChange:
         side, samples, row = (self.a, self.left, row_a) if row_b is None else (self.b, self.right, row_b)
         assert row is not None
         at = int(side.placements.row[side.placements.starts[row]])
         fragment, place = _cells(side.plan / "placements.parquet", at, ["fragment", "row"])
         rule_a, detail_a = self.drops_a.rule_and_detail(drop) if drop is not None and row_a is None else (None, None)
         rule_b, detail_b = self.drops_b.rule_and_detail(drop) if drop is not None and row_b is None else (None, None)
+        source = samples.sources[int(samples.source[row])]
+        uses_a = [] if row_a is None else self._uses(self.a, row_a)
+        uses_b = [] if row_b is None else self._uses(self.b, row_b)
         return SampleChange(
             id=hexadecimal(samples.hi[row], samples.lo[row]),
-            source=samples.sources[int(samples.source[row])],
+            source=source,
             tokens=int(samples.tokens[row]),
-            uses_a=[] if row_a is None else self._uses(self.a, row_a),
-            uses_b=[] if row_b is None else self._uses(self.b, row_b),
+            uses_a=uses_a,
+            uses_b=uses_b,
+            not_in_a=[] if moved is None else _not_in(self.a.moved, uses_a, uses_b, source, moved),
+            not_in_b=[] if moved is None else _not_in(self.b.moved, uses_b, uses_a, source, moved),
             rule_a=rule_a,
             rule_b=rule_b,
             detail_a=detail_a,
@@ -327,3 +351,15 @@ class _Shower:
             StageUse(stage=self.stages[side.stages[int(stage)]], times=int(count))
             for stage, count in zip(stages, times, strict=True)
         ]
+
+
+def _not_in(
+    side: MovedSide, here: Sequence[StageUse], there: Sequence[StageUse], source: str, moved: int
+) -> list[StageRule]:
+    """Stages that the other side has a moved sample in and this side has not, each with its rule."""
+    own = {use.stage for use in here}
+    return [
+        StageRule(stage=use.stage, rule=next(iter(side.counts(use.stage, source, np.array([moved])))))
+        for use in there
+        if use.stage not in own
+    ]

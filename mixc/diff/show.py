@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mixc.diff.difference import Cause, Difference, Move, Order, SampleCounts, SourceChange
-from mixc.diff.tables import about, composition, continuation, count, example, signals, steps
+from mixc.diff.tables import about, composition, continuation, count, example, rules, signals, steps
 
 Mark = Literal["", "heading", "good", "added", "removed", "changed", "dim"]
 MOVES, EXAMPLES, PATHS = 12, 6, 10
@@ -164,7 +164,7 @@ def _rules(rules: dict[str, dict[str, int]], one: str, many: str) -> Iterator[Li
 
 def _moves(moves: Sequence[Move]) -> Iterator[Line]:
     rows = [
-        (f"{move.samples:,}", move.source, " + ".join(move.a), "->", " + ".join(move.b), f"({', '.join(move.rules)})")
+        (f"{move.samples:,}", move.source, " + ".join(move.a), "->", " + ".join(move.b), f"({rules(move)})")
         for move in moves
     ]
     yield from (Line(f"    {line.text}") for line in _table([("",) * 6, *rows]) if line.text)

@@ -8,6 +8,7 @@ from mixc.diff.difference import (
     QUANTILES,
     Continuation,
     Difference,
+    Move,
     Order,
     Point,
     SampleChange,
@@ -75,13 +76,16 @@ def selection(s: SampleCounts) -> list[Row]:
                 move.source,
                 " + ".join(move.a) or "out",
                 " + ".join(move.b) or "out",
-                ", ".join(
-                    rule if number == move.samples else f"{rule} ({number:,})" for rule, number in move.rules.items()
-                ),
+                rules(move),
                 f"{move.tokens:,}",
             )
         )
     return rows
+
+
+def rules(move: Move) -> str:
+    """Its rules, counted where they are not those of all of its samples."""
+    return ", ".join(rule if count == move.samples else f"{rule} ({count:,})" for rule, count in move.rules.items())
 
 
 def counted(s: SampleCounts) -> str:
@@ -101,6 +105,12 @@ def example(kind: str, each: SampleChange) -> str:
         for uses in (each.uses_a, each.uses_b)
     )
     why = f"  {rule}" + (f": {detail}" if detail else "") if rule else ""
+    if each.not_in_a or each.not_in_b:
+        why = "  " + "; ".join(
+            f"not in {found.stage} of {side}: {found.rule}"
+            for side, rules in (("A", each.not_in_a), ("B", each.not_in_b))
+            for found in rules
+        )
     return f"{each.id}  {each.source}  {uses}{why}"
 
 

@@ -16,12 +16,14 @@ from mixc.init.guess import Guess, guess
 from mixc.init.write import TINY, Named, can_be_said, source_names, write
 from mixc.measure.family import FAMILIES, known
 from mixc.sources import files
+from mixc.sources.excerpt import excerpt, reason
 from mixc.sources.folders import METADATA, huggingface, imagefolder
 from mixc.sources.formats.detect import detect
 from mixc.sources.formats.rows import all_names, raw_rows
+from mixc.sources.fragment import Fragment
 from mixc.sources.head import head
 from mixc.sources.raw import RawRow
-from mixc.sources.sample import Sample
+from mixc.sources.sample import Reject, Sample
 from mixc.spec.schema import Source
 from shards.atomic import atomic_write
 
@@ -102,10 +104,10 @@ def init(folder: Path, out: Path, *, model: str = TINY, seed: int = 1, force: bo
             continue
         usable = sum(isinstance(row, Sample) for row in seen.rows)
         if not usable:
-            why = next((f"{row.reason}: {row.detail}" for row in seen.rows if not isinstance(row, Sample)), "no row")
-            passed.append(
-                PassedOver(path=candidate.paths[0], why=f"none of its first {len(seen.rows)} rows can be used ({why})")
-            )
+            rows = zip(seen.origins, seen.rows, strict=True)
+            where, first = next((where, row) for where, row in rows if isinstance(row, Reject))
+            why = f"none of its first {len(seen.rows)} rows can be used ({reason(first)})"
+            passed.append(PassedOver(path=candidate.paths[0], why="\n".join([why, *excerpt(where, source, first)])))
             continue
         size = sum(stamp.size for stamp in seen.stamps)
         total += size
@@ -129,7 +131,10 @@ def init(folder: Path, out: Path, *, model: str = TINY, seed: int = 1, force: bo
         )
     left = [Left(path=relative(each.path, base), why=each.why) for each in sorted(passed, key=lambda each: each.path)]
     if not sources:
-        why = "; ".join(f"{each.path}: {each.why}" for each in left[:5]) or "no file in it has a name that mixc knows"
+        why = (
+            "; ".join(f"{each.path}: {each.why.splitlines()[0]}" for each in left[:5])
+            or "no file in it has a name that mixc knows"
+        )
         raise SourceError(
             "there is nothing to train on in this folder",
             where=str(folder),
@@ -199,9 +204,14 @@ def _look_into(path: str, format: Any) -> Guess | str:
             if not names:
                 return "it has no column"
             source = msgspec.structs.replace(source, text=names[0], columns={name: name for name in names})
-        rows = [row for row in islice(raw_rows(path, actual, source), ROWS) if isinstance(row, RawRow)]
+        read = list(islice(raw_rows(path, actual, source), ROWS))
     except SourceError as error:
         return f"{error.what}{f': {error.why}' if error.why else ''}"
+    rows = [row for row in read if isinstance(row, RawRow)]
+    bad = next((row for row in read if isinstance(row, Reject)), None)
+    if not rows and bad is not None:
+        where = Fragment(source="", path=path, format=actual, digest="", bytes=0)
+        return "\n".join([f"it holds no row that can be read ({reason(bad)})", *excerpt(where, source, bad)])
     return (
         guess(rows, tar=actual == "webdataset", folder=folder and not plain, hint=path) if not plain else _folder(rows)
     )

@@ -1,4 +1,4 @@
-"""Why a sample is in no stage: one rule for each, the one where it came furthest."""
+"""Why a sample is in no stage: one rule for each, the one where it came furthest. And why one is not in this stage or that."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ RULES = (
     *("unused_source", "not_held_out", "stage_where", "quantile", "too_long", "consumed", "budget"),
 )
 """In the order in which a sample meets them."""
-_STAGE = {STAGE_WHERE: "stage_where", QUANTILE: "quantile", TOO_LONG: "too_long", BUDGET: "budget"}
+STAGE_RULES = {STAGE_WHERE: "stage_where", QUANTILE: "quantile", TOO_LONG: "too_long", BUDGET: "budget"}
+"""Of a stage, in the order in which a sample meets them."""
 
 
 def drops(
@@ -80,6 +81,24 @@ def drops(
             }
 
 
+def kept_out(samples: Samples, names: Sequence[str], furthest: Furthest) -> Iterator[dict[str, Any]]:
+    """Columns of KEPT_OUT_SCHEMA, in its order, batch by batch: who a stage's own rules keep out of it, but for what the drops
+    table says already, which has of a sample that no stage uses the rule where it came furthest."""
+    for each in furthest.kept_out:
+        numbers = each.numbers()
+        numbers = numbers[furthest.used[numbers] | (furthest.rule[numbers] != each.rule)]
+        for start in range(0, len(numbers), BATCH):
+            part = numbers[start : start + BATCH]
+            source = names[int(samples.source_of(part[:1])[0])]
+            yield {
+                "stage": np.full(len(part), each.stage, np.uint16),
+                "source": pa.array([source] * len(part), pa.string()),
+                "rule": pa.array([STAGE_RULES[each.rule]] * len(part), pa.string()),
+                "fragment": samples.fragment_of(part),
+                "row": samples.row[part],
+            }
+
+
 def _reasons(
     samples: Samples,
     source: SourceTable,
@@ -117,7 +136,7 @@ def _reasons(
     reached, stage = furthest.rule[numbers], furthest.stage[numbers]
     for number, rules in stages.items():
         here = alive & (stage == number)
-        for code, name in _STAGE.items():
+        for code, name in STAGE_RULES.items():
             rule[here & (reached == code)] = name
         detail[here] = rules.name
         if use := expressions.stage_where.get((number, source.name)):

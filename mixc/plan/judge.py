@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import floor
 from typing import Any
 
@@ -28,6 +28,29 @@ STAGE_WHERE, QUANTILE, TOO_LONG, BUDGET = range(1, 5)
 """How far a sample came in a stage that could not use it, or did not."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptOut:
+    """Samples of one source that one rule kept out of one stage, as bits: an eighth of a byte for each sample of the source."""
+
+    stage: int
+    rule: int
+    first: int
+    """The sample of the first bit."""
+    bits: Array
+    """uint8."""
+
+    @classmethod
+    def of(cls, numbers: Array, rule: int, stage: int) -> KeptOut:
+        first = int(numbers[0])
+        mask = np.zeros(int(numbers[-1]) - first + 1, bool)
+        mask[numbers - first] = True
+        return cls(stage=stage, rule=rule, first=first, bits=np.packbits(mask))
+
+    def numbers(self) -> npt.NDArray[np.int64]:
+        """The samples, ascending."""
+        return np.flatnonzero(np.unpackbits(self.bits)) + self.first
+
+
 @dataclass(slots=True, kw_only=True)
 class Furthest:
     """For every sample, the last rule that it met in any stage, and the first stage where it did."""
@@ -38,14 +61,19 @@ class Furthest:
     """uint16 [N]."""
     used: Array
     """bool [N]: it stands in a stage."""
+    kept_out: list[KeptOut] = field(default_factory=list)
+    """All that a stage's own rules kept out of it, in the order in which they did."""
 
     @classmethod
     def empty(cls, count: int) -> Furthest:
         return cls(rule=np.zeros(count, np.uint8), stage=np.zeros(count, np.uint16), used=np.zeros(count, bool))
 
     def reach(self, numbers: Array, rule: int, stage: int) -> None:
+        """`numbers`: ascending, of one source."""
         further = numbers[self.rule[numbers] < rule]
         self.rule[further], self.stage[further] = rule, stage
+        if rule != BUDGET and len(numbers):
+            self.kept_out.append(KeptOut.of(numbers, rule, stage))
 
 
 def judge(

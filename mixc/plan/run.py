@@ -32,7 +32,7 @@ from mixc.plan.clean import (
 from mixc.plan.consumed import Consumed
 from mixc.plan.database import Shared, borrow, open_database
 from mixc.plan.divide import warmup_steps
-from mixc.plan.drops import drops
+from mixc.plan.drops import drops, kept_out
 from mixc.plan.evaluate import condition, create_view
 from mixc.plan.expressions import Expressions, Locate, nowhere, parse_expressions, resolve
 from mixc.plan.judge import Furthest, judge
@@ -184,6 +184,7 @@ def plan(
                 samples, list(sources.values()), expressions, all_rules, furthest, winners, contaminated, before, held
             ),
         )
+    _write_kept_out(out, kept_out(samples, sorted(spec.sources), furthest))
     if spec.held_out:
         _write_held_out(out, samples, sorted(spec.sources), held_out)
     _write_fragments(out, numbered)
@@ -397,6 +398,12 @@ def _write_drops(out: Path, batches: Iterable[dict[str, Any]]) -> dict[str, int]
             for item in columns["rule"].value_counts().to_pylist():
                 counts[item["values"]] = counts.get(item["values"], 0) + item["counts"]
     return dict(sorted(counts.items()))
+
+
+def _write_kept_out(out: Path, batches: Iterable[dict[str, Any]]) -> None:
+    with TableWriter(out / "kept_out.parquet", tables.KEPT_OUT_SCHEMA, sorted_by=["stage", "fragment"]) as writer:
+        for columns in batches:
+            writer.write(columns)
 
 
 def _write_held_out(out: Path, samples: Samples, names: Sequence[str], numbers: np.ndarray) -> None:

@@ -3,6 +3,8 @@
     PLAN/placements.parquet  which sample stands where; sorted by stage, pack, place
     PLAN/packs.parquet       one row a pack; sorted by stage, pack
     PLAN/drops.parquet       for every sample that no stage uses, what dropped it; sorted by source, id, rule
+    PLAN/kept_out.parquet    for a stage and a sample of its sources that its own rules keep out of it, which rule, where the
+                             drops do not say it; sorted by stage, source, rule, fragment, row
     PLAN/held_out.parquet    of a spec that holds samples out: them; sorted by source, id
     PLAN/fragments.parquet   fragment number -> source, path, digest, object; sorted by number
     PLAN/summary.json        PlanSummary
@@ -67,6 +69,18 @@ DROPS_SCHEMA = pa.schema(
         ("row", pa.uint64()),
     ]
 )
+
+KEPT_OUT_SCHEMA = pa.schema(
+    [
+        ("stage", pa.uint16()),
+        ("source", pa.string()),
+        ("rule", pa.string()),  # stage_where, quantile or too_long
+        ("fragment", pa.uint32()),
+        ("row", pa.uint64()),
+    ]
+)
+"""Of a sample of which a stage mixes the source and which it does not use: the row here, else the rule of the drops, else `budget`.
+Samples go by fragment and row, not by id: an id in each row would be most of the table."""
 
 HELD_OUT_SCHEMA = pa.schema(
     [

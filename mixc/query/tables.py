@@ -20,7 +20,7 @@ import pyarrow.fs as fs
 
 from mixc.errors import BuildError
 from mixc.plan.database import literal, open_database, quoted
-from mixc.plan.tables import HELD_OUT_SCHEMA, PlanSummary
+from mixc.plan.tables import HELD_OUT_SCHEMA, KEPT_OUT_SCHEMA, PlanSummary
 from shards.errors import ShardError
 from shards.manifest import Manifest, read_manifest
 
@@ -28,10 +28,13 @@ PLAN_FILES = {
     "placements": "which sample stands where: a row for each sample, or piece of one, in a pack",
     "packs": "a row for each pack, in the order of training",
     "drops": "a row for each sample that no stage uses, with the rule that dropped it",
+    "kept_out": "a row for a stage and a sample of its sources that its own rules keep out of it, where drops does not say so",
     "held_out": "samples that were kept for evaluation",
     "fragments": "a row for each file, or part of one, that sources were read from",
 }
 """Parquet files of a plan and what they hold."""
+_MAY_BE_MISSING = {"held_out": HELD_OUT_SCHEMA, "kept_out": KEPT_OUT_SCHEMA}
+"""A plan that holds nothing out writes no such file; one of an earlier version has no kept_out."""
 OTHERS = {
     "rejects": "unusable rows of the sources, with the reason",
     "samples": "a row for each sample: its uses and stages, or the rule that dropped it",
@@ -102,8 +105,8 @@ def list_tables(connection: duckdb.DuckDBPyConnection) -> list[Table]:
 def _add_file(connection: duckdb.DuckDBPyConnection, name: str, path: Path, stages: list[str]) -> None:
     """A view of a Parquet file, with a stage's name beside its number."""
     data: Any
-    if name == "held_out" and not path.exists():  # a plan that holds nothing out writes none
-        data = HELD_OUT_SCHEMA.empty_table()
+    if name in _MAY_BE_MISSING and not path.exists():
+        data = _MAY_BE_MISSING[name].empty_table()
     else:
         try:
             data = ds.dataset(str(path.absolute()), format="parquet", filesystem=fs.LocalFileSystem())

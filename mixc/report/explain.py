@@ -16,8 +16,10 @@ import msgspec
 from mixc.emit.lock import read_lock
 from mixc.errors import BuildError
 from mixc.plan.database import literal
+from mixc.plan.drops import STAGE_RULES
+from mixc.plan.judge import BUDGET
 from mixc.report.measured import known_values
-from mixc.report.opened import locked_spec, open_plan, read_summary, require_pack, require_step, stage_number
+from mixc.report.opened import KEPT_OUT, locked_spec, open_plan, read_summary, require_pack, require_step, stage_number
 from mixc.report.reasons import Loser, Reason, Reasons, Values, columns_of
 from mixc.signals.locked import locked_signals
 from shards.manifest import Manifest, read_manifest
@@ -59,10 +61,23 @@ class Drop(msgspec.Struct, frozen=True, kw_only=True):
     why: list[Reason]
 
 
+class NotIn(msgspec.Struct, frozen=True, kw_only=True):
+    """A stage that does not use a sample, and what keeps it out."""
+
+    stage: str
+    rule: str
+    """`not_mixed`, `stage_where`, `quantile`, `too_long`, `budget` or `consumed`; of a build of an earlier version, whose plan does not tell
+    the last four apart, those that are possible, as `stage_where or budget`."""
+    text: str
+
+
 class SampleStory(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     uses: list[Use]
     drops: list[Drop]
+    not_in: list[NotIn]
+    """The stages that do not use it, in order, each for itself. None for a sample that a rule before the stages' dropped: that one
+    holds for all of them."""
 
 
 class StageUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -228,7 +243,61 @@ class _Told:
                 losers=losers.get(id, []),
             )
             drops.append(Drop(**row, why=why))
-        return SampleStory(id=id, uses=uses, drops=drops)
+        return SampleStory(id=id, uses=uses, drops=drops, not_in=self._not_in(id))
+
+    def _not_in(self, id: str) -> list[NotIn]:
+        """Stages without the sample. What the plan's kept_out does not name is what the drops say, else the budget."""
+        rows = self._rows(
+            f"""
+            SELECT p.source, fragment, "row", NULL AS rule, stage, max(piece_end) AS tokens, max(tiles) AS tiles,
+                   count(DISTINCT epoch) AS visits, any_value(object) AS object
+            FROM (FROM placements WHERE id = {literal(id)}::UUID) p JOIN fragments USING (fragment) GROUP BY ALL
+            UNION ALL
+            SELECT d.source, fragment, "row", rule, NULL, tokens, NULL, 0, object
+            FROM (FROM drops WHERE id = {literal(id)}::UUID) d JOIN fragments USING (fragment)
+            ORDER BY stage
+            """
+        )
+        if not rows or rows[0]["rule"] not in (None, "consumed", *STAGE_RULES.values()):
+            return []
+        sample = rows[0]
+        source, drop = sample["source"], sample["rule"]
+        otherwise = drop if drop in STAGE_RULES.values() else STAGE_RULES[BUDGET]
+        visits = {row["stage"]: row["visits"] for row in rows if row["stage"] is not None}
+        kept_out = self._kept_out(sample["fragment"], sample["row"])
+        known = self._values(rows[:1]).get((sample["object"], sample["row"]), {})
+        tokens, tiles = max(row["tokens"] for row in rows), sample["tiles"]
+        found = []
+        for number, stage in enumerate(self._stages):
+            if number in visits:
+                continue
+            if kept_out is None:
+                rule = self._reasons.possible(number, source, tokens=tokens, tiles=tiles)
+            else:
+                rule = kept_out.get(number, otherwise)
+            if not self._reasons.mixes(number, source):
+                rule = "not_mixed"
+            elif drop == "consumed" and rule == STAGE_RULES[BUDGET] and not self._spec.stages[number].reuse:
+                rule = drop
+            text = self._reasons.of_absence(
+                number,
+                rule=rule,
+                source=source,
+                id=id,
+                values=known,
+                tokens=tokens,
+                tiles=tiles,
+                before=sum(count for earlier, count in visits.items() if earlier < number),
+            )
+            found.append(NotIn(stage=stage, rule=rule, text=text))
+        return found
+
+    def _kept_out(self, fragment: int, row: int) -> dict[int, str] | None:
+        """By stage, the rule that the plan says of a sample; None of a plan of an earlier version, which says none."""
+        if not (self._build / KEPT_OUT).exists():
+            return None
+        kept = self._rows(f'SELECT stage, rule FROM kept_out WHERE fragment = {int(fragment)} AND "row" = {int(row)}')
+        return {each["stage"]: each["rule"] for each in kept}
 
     def whole_id(self, sample: str) -> str:
         """The id that begins with `sample`."""

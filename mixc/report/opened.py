@@ -19,6 +19,9 @@ from shards.cache_folder import cache_folder
 from shards.digest import digest_file
 from shards.manifest import Manifest, StageEntry
 
+KEPT_OUT = "plan/kept_out.parquet"
+"""A build of an earlier version has none."""
+
 
 def stage_number(manifest: Manifest, name: str, where: Path) -> int:
     """Raises BuildError when the build has no stage of this name."""
@@ -80,7 +83,7 @@ def build_tokenizer(manifest: Manifest, lock: Lock, where: Path) -> Tokenizer:
 
 @contextmanager
 def open_plan(build: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The plan's tables as views `placements`, `packs`, `drops`, `fragments` and `rejects`. Raises BuildError when one is missing or
+    """The plan's tables as views `placements`, `packs`, `drops`, `fragments`, `rejects`, and `kept_out` where there is one. Raises BuildError when one is missing or
     damaged, whenever that shows."""
     connection = duckdb.connect()
     try:
@@ -91,7 +94,10 @@ def open_plan(build: Path) -> Iterator[duckdb.DuckDBPyConnection]:
             ("drops", "plan/drops.parquet"),
             ("fragments", "plan/fragments.parquet"),
             ("rejects", "rejects.parquet"),
+            ("kept_out", KEPT_OUT),
         ):
+            if file == KEPT_OUT and not (build / file).exists():
+                continue
             connection.execute(f"CREATE VIEW {name} AS FROM read_parquet({literal(str(build / file))})")
         yield connection
     except duckdb.Error as error:

@@ -112,6 +112,59 @@ class Reasons:
             met.append(reason)
         return [*met, Reason(rule=rule, text=self._dropped(rule, detail, source, id, values))]
 
+    def mixes(self, stage: int, source: str) -> bool:
+        return _entry(self._spec, self._spec.stages[stage], source) is not None
+
+    def possible(self, stage: int, source: str, *, tokens: int, tiles: int | None) -> str:
+        """Rules that may keep a sample out of a stage, of a plan that does not say which."""
+        entry, planned = _entry(self._spec, self._spec.stages[stage], source) or MixEntry(), self._summary.stages[stage]
+        given = self._spec.sources[source]
+        splits = given.kind == "text" and given.too_long != "drop"
+        rules = [name for name, asked in (("stage_where", entry.where), ("quantile", entry.quantile)) if asked]
+        if (tiles is not None and tiles > planned.max_tiles) or (not splits and tokens > planned.sequence_length):
+            return " or ".join([*rules, "too_long"])
+        return " or ".join([*rules, *(["too_long"] if tiles is None and not splits else []), "budget"])
+
+    def of_absence(
+        self,
+        stage: int,
+        *,
+        rule: str,
+        source: str,
+        id: str,
+        values: Values,
+        tokens: int,
+        tiles: int | None,
+        before: int,
+    ) -> str:
+        """Why a stage does not use a sample. `tokens` and `tiles` (None: not known) are the sample's, `before` counts its uses in
+        the stages before."""
+        own, planned = self._spec.stages[stage], self._summary.stages[stage]
+        entry = _entry(self._spec, own, source) or MixEntry()
+        match rule:
+            case "not_mixed":
+                return f"{own.name} does not mix {source}"
+            case "stage_where" if entry.where:
+                return _fails(entry.where, values)
+            case "quantile" if entry.quantile is not None:
+                part = f"ranks {entry.quantile.at_least:.4g} to {entry.quantile.below:.4g}"
+                return f"not in {part} by {_known(entry.quantile.by, values)}"
+            case "too_long":
+                counts = f"{tokens:,} tokens" + ("" if tiles is None else f" and {tiles:,} tiles")
+                return f"{counts} do not fit into a pack of {planned.sequence_length:,} tokens and {planned.max_tiles:,} tiles"
+            case "consumed":
+                return "trained in the run that this continues"
+            case "budget":
+                given = planned.sources[source]
+                used = f"its share was full: {own.name} used {given.epochs:.2f} epochs"
+                if before and not own.reuse:
+                    return (
+                        f"{used}, and it has its turn from epoch {before} on, as stages before used it {_times(before)}"
+                    )
+                epoch = int(given.epochs)
+                return f"{used}, its lot in epoch {epoch} is {lot(self._spec.seed, own.name, epoch, id):.4f}"
+        return "the plan of this build does not say which: an earlier version of mixc made it"
+
     def _kept(self, source: str, values: Values, losers: Sequence[Loser]) -> list[Reason]:
         spec, reasons = self._spec, []
         if where := spec.sources[source].where:
@@ -203,6 +256,10 @@ def _entry(spec: Spec, stage: Stage, source: str) -> MixEntry | None:
     mix = mix_entries(stage.mix)
     route = reach(mix, spec.groups).sources.get(source)
     return None if route is None else mix[route[0]]
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"
 
 
 def _order(stage: Stage, values: Values) -> str:

@@ -1,16 +1,14 @@
 """Where a text or an image stands in a build's packs: every pack is read and looked through.
 
 Text is looked for in the bytes that the tokens of a sample spell, so it is found wherever tokens begin and end; not across
-control tokens or images, and across the pieces of a split text, but not across two samples. `<think>` and `</think>` are text
-here: an answer had them. A tokenizer that is not byte-level has no such bytes: each sample is decoded, at a fraction of the speed.
+control tokens or images, and across the pieces of a split text, but not across two samples. What no stage uses is in no pack:
+dropped.py looks there, when it is asked to.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -20,24 +18,19 @@ import numpy.typing as npt
 
 from mixc.emit.lock import read_lock
 from mixc.errors import BuildError
-from mixc.measure.family import IMAGE_CONTEXT
-from mixc.measure.spelling import BREAK, spelling
-from mixc.measure.template import THINK_TAGS
-from mixc.measure.tokenizer import Tokenizer
+from mixc.measure.spelling import BREAK
+from mixc.report.dropped import Dropped, find_dropped
 from mixc.report.explain import Use, explain_places
 from mixc.report.opened import build_tokenizer, read_summary
+from mixc.report.spelled import Progress, excerpt, in_order, speller
 from shards.build import Build, StageReader
 from shards.digest import digest_file
 from shards.pack import Pack
 
 T = TypeVar("T")
 I64 = npt.NDArray[np.int64]
-Progress = Callable[[int, int], None]
-"""Called with (packs done, packs in all)."""
 
 PACKS_A_TASK = 64
-AROUND = 40
-"""Bytes of context on either side of what was found."""
 
 
 class Place(NamedTuple):
@@ -65,6 +58,8 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
     """Where it stands; a text that a sample holds twice counts once."""
     found: list[Found]
     """The first of them in order of training, as many as were asked for."""
+    dropped: Dropped | None
+    """Where it stands in samples that no stage uses; None where these were not looked through."""
     not_searched: list[str]
     """Where else it could be, in words."""
 
@@ -80,28 +75,41 @@ class _Edge(NamedTuple):
     """All of it, if it is short; else its ends with a BREAK for what is between them."""
 
 
-def find_text(build: Path, text: str, *, limit: int | None, workers: int, progress: Progress | None = None) -> Search:
-    """Every place that holds `text`; `limit` of them in full. Reads all packs with `workers` threads. Raises BuildError for an
-    empty text, for one that no pack holds, or when the tokenizer is not to be had; ShardError for a pack that cannot be read."""
+def find_text(
+    build: Path,
+    text: str,
+    *,
+    limit: int | None,
+    workers: int,
+    dropped: bool = False,
+    progress: Progress | None = None,
+    fragments: Progress | None = None,
+) -> Search:
+    """Every place that holds `text`; `limit` of them in full. Reads all packs with `workers` threads, and then, if `dropped`, the
+    samples that no stage uses: `progress` is told of packs, `fragments` of files and parts of files. Raises BuildError for an
+    empty text, for one that nothing holds, or when the tokenizer is not to be had; ShardError for a pack that cannot be read."""
     opened = Build.open(build)
     tokenizer = build_tokenizer(opened.manifest, read_lock(build / "mixture.lock"), build)
     wanted = tokenizer.normalised(text)
     if not wanted.strip():
         raise BuildError("the text to look for is empty", mend="name a few words of it")
     needle = wanted.encode()
-    spell = _speller(tokenizer)
+    spell = speller(tokenizer)
     found: dict[Place, tuple[bytes, str]] = {}
     edges: list[_Edge] = []
 
     def look(place: tuple[int, int], pack: Pack, length: int) -> tuple[dict[Place, tuple[bytes, str]], list[_Edge]]:
-        data, ends = spell(pack)
+        data, ends = spell(pack.tokens, pack.segments["start"].astype(np.int64))
         return _within(place, pack, data, ends, needle), _edges(place, pack, data, ends, needle, length)
 
     for own, cut in _look_through(opened, look, workers, progress):
         found |= own
         edges += cut
     found |= _across(edges, needle)
-    return _search(build, opened, wanted, found, limit, "text")
+    if not dropped:
+        return _search(build, opened, wanted, found, limit, "text")
+    unused = find_dropped(build, tokenizer, needle, spell, limit=limit, workers=workers, progress=fragments)
+    return _search(build, opened, wanted, found, limit, "text", unused)
 
 
 def find_image(
@@ -127,20 +135,25 @@ def find_image(
 
 
 def _search(
-    build: Path, opened: Build, what: str, found: dict[Place, tuple[bytes, str]], limit: int | None, kind: str
+    build: Path,
+    opened: Build,
+    what: str,
+    found: dict[Place, tuple[bytes, str]],
+    limit: int | None,
+    kind: str,
+    dropped: Dropped | None = None,
 ) -> Search:
     packs = sum(stage.packs for stage in opened.manifest.stages)
-    unused = sum(read_summary(build).drops.values())
-    elsewhere = (
-        f"the {unused:,} samples that no stage uses, and rows that are unusable: a build holds none of their {kind}s, only their"
-        " files and rows"
-    )
-    if not found:
+    elsewhere = _elsewhere(sum(read_summary(build).drops.values()), kind) if dropped is None else dropped.not_searched
+    if not found and (dropped is None or not dropped.samples):
+        through = f"all {packs:,} packs" + (
+            "" if dropped is None else f" and {dropped.searched:,} samples that no stage uses"
+        )
         raise BuildError(
-            f"nothing that is trained on holds this {kind}",
+            f"nothing that is trained on{'' if dropped is None else ', and nothing that was dropped,'} holds this {kind}",
             where=str(build),
-            why=f"all {packs:,} packs were looked through",
-            mend=f"not searched: {elsewhere}" if unused else "",
+            why=f"{through} were looked through",
+            mend=f"not searched: {'; '.join(elsewhere)}" if elsewhere else "",
         )
     shown = sorted(found)[:limit]
     uses = explain_places(build, shown)
@@ -150,8 +163,19 @@ def _search(
         samples=len({id for id, _ in found.values()}),
         places=len(found),
         found=[Found(use=use, excerpt=found[place][1]) for use, place in zip(uses, shown, strict=True)],
-        not_searched=[elsewhere] if unused else [],
+        dropped=dropped,
+        not_searched=elsewhere,
     )
+
+
+def _elsewhere(unused: int, kind: str) -> list[str]:
+    if not unused:
+        return []
+    told = (
+        f"the {unused:,} samples that no stage uses, and rows that are unusable: a build holds none of their {kind}s, only their"
+        " files and rows"
+    )
+    return [f"{told}; --dropped looks through the samples" if kind == "text" else told]
 
 
 def _look_through(
@@ -163,67 +187,18 @@ def _look_through(
     total = sum(map(len, readers))
     tasks = ((n, r, first) for n, r in enumerate(readers) for first in range(0, len(r), PACKS_A_TASK))
 
-    def run(stage: int, reader: StageReader, first: int) -> list[T]:
+    def run(task: tuple[int, StageReader, int]) -> list[T]:
+        stage, reader, first = task
         last = min(first + PACKS_A_TASK, len(reader))
         length = reader.entry.sequence_length
         return [look((stage, i), reader.pack(i), length) for i in range(first, last)]
 
     done = 0
-    waiting: deque[Future[list[T]]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for task in tasks:
-                waiting.append(pool.submit(run, *task))
-                if len(waiting) > 2 * workers:
-                    own = waiting.popleft().result()
-                    done += len(own)
-                    yield from own
-                    if progress:
-                        progress(done, total)
-            while waiting:
-                own = waiting.popleft().result()
-                done += len(own)
-                yield from own
-                if progress:
-                    progress(done, total)
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _speller(tokenizer: Tokenizer) -> Callable[[Pack], tuple[bytes, I64]]:
-    """A function from a pack to its text in bytes, control tokens as BREAK and without images' places, and to where the bytes
-    of each segment end, int64 [S]. Tags of thoughts are spelled: that they are one token each is a matter of the model's."""
-    written = {IMAGE_CONTEXT: b"", **{tag: tag.encode() for tag in THINK_TAGS}}
-    table = spelling(tokenizer, lambda name: written.get(name, BREAK))
-    if table is not None:
-
-        def spell(pack: Pack) -> tuple[bytes, I64]:
-            data, ends = table.spell(pack.tokens)
-            lasts = np.append(pack.segments["start"][1:], len(pack.tokens)).astype(np.int64) - 1
-            return data, ends[lasts] if len(pack.segments) else ends
-
-        return spell
-
-    context = tokenizer.added.get(IMAGE_CONTEXT)
-    controls = {id for name, id in tokenizer.added.items() if name not in THINK_TAGS}
-
-    def decode(pack: Pack) -> tuple[bytes, I64]:
-        starts = [*pack.segments["start"].tolist(), len(pack.tokens)]
-        parts = []
-        for start, end in pairwise(starts):
-            tokens, text, run = pack.tokens[start:end].tolist(), bytearray(), []
-            for token in [*tokens, None]:
-                if token is not None and token not in controls:
-                    run.append(token)
-                    continue
-                text += tokenizer.decode(run).encode() if run else b""
-                text += b"" if token in (None, context) else BREAK
-                run = []
-            parts.append(bytes(text))
-        return b"".join(parts), np.cumsum([len(part) for part in parts], dtype=np.int64)
-
-    return decode
+    for own in in_order(run, tasks, workers):
+        done += len(own)
+        yield from own
+        if progress:
+            progress(done, total)
 
 
 def _within(
@@ -237,19 +212,12 @@ def _within(
         start, end = int(ends[k - 1]) if k else 0, int(ends[k])
         if at + len(needle) <= end:
             found.setdefault(
-                Place(*place, k), (pack.segments["id"][k].tobytes(), _excerpt(data[start:end], at - start, len(needle)))
+                Place(*place, k), (pack.segments["id"][k].tobytes(), excerpt(data[start:end], at - start, len(needle)))
             )
             at = data.find(needle, end)
         else:
             at = data.find(needle, at + 1)
     return found
-
-
-def _excerpt(data: bytes, at: int, length: int) -> str:
-    before, after = data[max(0, at - AROUND) : at], data[at + length : at + length + AROUND]
-    before, after = before[before.rfind(BREAK) + 1 :], after.partition(BREAK)[0]
-    text = (before + data[at : at + length] + after).decode(errors="ignore")
-    return " ".join(text.split())
 
 
 def _edges(place: tuple[int, int], pack: Pack, data: bytes, ends: I64, needle: bytes, length: int) -> list[_Edge]:
@@ -289,6 +257,6 @@ def _across(edges: list[_Edge], needle: bytes) -> dict[Place, tuple[bytes, str]]
         while at >= 0:
             first, last = np.searchsorted(ends, [at, at + len(needle) - 1], side="right").tolist()
             for edge in pieces[first : last + 1] if last > first else []:
-                found.setdefault(edge.place, (edge.id, _excerpt(data, at, len(needle))))
+                found.setdefault(edge.place, (edge.id, excerpt(data, at, len(needle))))
             at = data.find(needle, at + 1)
     return found

@@ -8,9 +8,11 @@ from itertools import groupby
 
 from rich.text import Text
 
+from mixc.report.dropped import Dropped
 from mixc.report.explain import FileStory, Row, SampleStory, Use
 from mixc.report.reasons import Reason
 from mixc.report.search import Search
+from mixc.spec.diagnostics import printable
 
 SHORT = 12
 """Digits of an id in a table: enough to ask for the sample again."""
@@ -68,6 +70,12 @@ def sample_lines(story: SampleStory) -> Iterator[Text]:
         yield Text()
         yield Text.assemble(("not used: ", "bold"), (drop.rule, "bold red"), f"  ({drop.tokens:,} tokens)")
         yield from _reasons(drop.why, "      ")
+    if story.not_in:
+        yield Text()
+        yield Text("not in stage" if len(story.not_in) == 1 else "not in stages", "bold")
+        wide = max(len(each.stage) for each in story.not_in)
+        for each in story.not_in:
+            yield Text.assemble(f"  {each.stage:{wide}}  ", (f"{each.rule:13} ", "magenta"), each.text)
 
 
 def file_lines(story: FileStory) -> Iterator[Text]:
@@ -123,11 +131,38 @@ def search_lines(search: Search) -> Iterator[Text]:
             (f"{use.path} row {use.row}", "dim"),
         )
         if found.excerpt:
-            yield Text(f"      … {found.excerpt} …", "green")
+            yield Text(f"      … {_safe(found.excerpt)} …", "green")
     if left := search.places - len(search.found):
         yield Text(f"  and {left:,} more (--limit)", "dim")
+    if search.dropped is not None:
+        yield from _dropped_lines(search.dropped)
     for where in search.not_searched:
         yield Text(f"not searched: {where}", "dim")
+
+
+def _dropped_lines(dropped: Dropped) -> Iterator[Text]:
+    rules = ", ".join(f"{rule} {count:,}" for rule, count in dropped.rules.items())
+    yield Text.assemble(
+        (f"not used: {_times(dropped.samples, 'sample')}", "bold"),
+        f" of {dropped.searched:,} that were dropped{f' ({rules})' if rules else ''}",
+    )
+    for each in dropped.found:
+        yield Text.assemble(
+            "  ",
+            (each.id[:SHORT], "cyan"),
+            f"  {each.source}  ",
+            (each.rule, "red"),
+            f"{f': {_safe(each.detail)}' if each.detail else ''}  {each.tokens:,} tokens  ",
+            (f"{each.path} row {each.row}", "dim"),
+        )
+        yield Text(f"      … {_safe(each.excerpt)} …", "green")
+    if left := dropped.samples - len(dropped.found):
+        yield Text(f"  and {left:,} more (--limit)", "dim")
+
+
+def _safe(text: str) -> str:
+    """What stood in data, for a terminal."""
+    return printable(text, len(text))
 
 
 def _common_rules(source: str, uses: Sequence[Use]) -> Iterator[Text]:

@@ -48,6 +48,8 @@ class Head:
     """What would stop a compile."""
     rows: list[Sample | Reject] = field(default_factory=list)
     """At most HEAD_FILES x HEAD_ROWS."""
+    origins: list[Fragment] = field(default_factory=list)
+    """Of each of the rows, the file that it is of."""
     whole: bool = True
     """Whether these are all rows of the source."""
 
@@ -129,7 +131,9 @@ def _look(found: Head, name: str, source: Source, path: str, root: str | None) -
         require(printable(path), source, fragment.format, have)
     if not raws:
         raise SourceError("this file holds no row", where=printable(path), mend="fill it, or leave it out of `path`")
-    found.rows.extend(islice(read(fragment, source), HEAD_ROWS))
+    for row in islice(read(fragment, source), HEAD_ROWS):
+        found.rows.append(row)
+        found.origins.append(fragment)
 
 
 def _fragment(name: str, source: Source, path: str, root: str | None) -> Fragment:

@@ -182,9 +182,9 @@ def _excerpt(place: Place) -> list[str]:
     first = max(0, place.column - 1 - WIDTH // 2) if len(place.source) > WIDTH else 0
     cut = place.source[first : first + WIDTH]
     at = place.column - 1 - first
-    shown = "".join(_visible(c) for c in cut)
-    before = sum(_width(c) for c in shown[:at])
-    marked = sum(_width(c) for c in shown[at : at + place.length])
+    shown = "".join(visible(c) for c in cut)
+    before = sum(display_width(c) for c in shown[:at])
+    marked = sum(display_width(c) for c in shown[at : at + place.length])
     left, right = "…" if first else "", "…" if first + WIDTH < len(place.source) else ""
     number = f"{place.line:>5}"
     return [
@@ -193,12 +193,14 @@ def _excerpt(place: Place) -> list[str]:
     ]
 
 
-def _visible(character: str) -> str:
+def visible(character: str) -> str:
+    """A character as it is, or what stands for it where a terminal might obey it."""
     # one column for a tab, so that the caret line needs none
     return character if character.isprintable() else " " if character == "\t" else "�"
 
 
-def _width(character: str) -> int:
+def display_width(character: str) -> int:
+    """Columns that a character takes on a terminal."""
     if unicodedata.category(character) in ("Mn", "Me"):
         return 0
     return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1

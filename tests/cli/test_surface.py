@@ -57,7 +57,7 @@ SURFACE = {
     "inspect": {"build", "--stage", "--pack", "--step", "--sample", "--tokens", "--html", "--json", "--help"},
     "explain": {
         *("build", "--stage", "--step", "--pack", "--sample", "--file", "--row", "--text", "--image", "--limit"),
-        *("--json", "--help"),
+        *("--dropped", "--json", "--help"),
     },
     "verify": {"build", "--rebuild", "--sources", "--spec", "--set", "--workers", "-j", "--json", "--help"},
     "sql": {"build", "query", "--csv", "--memory", "--json", "--help"},

@@ -172,6 +172,16 @@ def test_explain_finds_a_file_a_row_a_text_and_an_image(mixc, demo: Path) -> Non
     assert {(f["use"]["pack"], f["use"]["place"]) for f in text["found"]} >= {
         (u["pack"], u["place"]) for u in row["uses"]
     }
+    out = pq.read_table(demo / "plan/drops.parquet").to_pylist()
+    (bad,) = [row for row in out if row["id"].hex.startswith("082c51e0f80e")]  # some Spanish, too short for `where`
+    wanted = ("explain", demo, "--text", "LibreOffice recalcula la tabla dinámica")
+    assert "--dropped looks through" in mixc(*wanted, check=2).stderr
+    found = mixc.json(*wanted, "--dropped")
+    assert [(each["id"], each["rule"]) for each in found["dropped"]["found"]] == [(bad["id"].hex, "where")]
+    assert found["places"] == 0 and found["dropped"]["searched"] == len(out)
+    told = mixc(*wanted, "--dropped").stdout
+    assert "not used: 1 sample" in told and "where: characters >= 300" in told
+    assert "goes with --text" in mixc("explain", demo, "--sample", row["id"], "--dropped", check=2).stderr
     image = mixc.json("explain", demo, "--image", REPO / "specs/demo/data/chat/images/cat.jpg", "--limit", "1")
     assert image["places"] > len(image["found"]) == 1
     for arguments in (["--file", "knowledge.json"], ["--text", turns[1]["value"]], ["--sample", row["id"]]):

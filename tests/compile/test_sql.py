@@ -38,7 +38,7 @@ def rows(build: Path, name: str) -> list[dict]:
 def test_every_table_is_what_its_file_holds(mixc, demo: Path, ask) -> None:
     manifest = json.loads((demo / "manifest.json").read_text())["manifest"]
     names = [stage["name"] for stage in manifest["stages"]]
-    for name in ("placements", "packs", "drops", "fragments"):
+    for name in ("placements", "packs", "drops", "kept_out", "fragments"):
         expected = rows(demo / "plan", name)
         assert ask(f"select count(*) from {name}") == [(len(expected),)]
     told = ask('select stage, stage_name, pack, place, source, id, tokens, "row" from placements order by all')

@@ -9,7 +9,6 @@ import pytest
 
 from mixc.errors import BuildError
 from mixc.measure.template import template_named
-from mixc.report import search
 from mixc.report.search import find_text
 from shards.build import Build
 from tests.compile.conftest import root
@@ -102,7 +101,7 @@ def test_a_thought_is_found_with_its_tags(
     mixc("compile", spec, "-o", tmp_path / "build")
     monkeypatch.setenv("MIXC_CACHE", str(mixc.cache))
     if not spelled:
-        monkeypatch.setattr(search, "spelling", lambda *_: None)
+        monkeypatch.setattr("mixc.report.spelled.spelling", lambda *_: None)
     for fragment, sources in (("<think>\nOne", ["chat", "prose"]), ("two.\n</think>\n\n\\", ["chat", "prose"])):
         found = find_text(tmp_path / "build", fragment, limit=None, workers=1)
         assert sorted(one.use.source for one in found.found) == sources

@@ -204,6 +204,10 @@ def test_files_that_cannot_be_used_are_left_out_with_the_reason(tmp_path: Path, 
     assert [source.name for source in made.sources] == ["good"]
     [left] = made.left
     assert left.path == "bad.jsonl" and why in left.why
+    if content.startswith(b"\x00"):
+        assert left.why.split("\n")[1:] == ["    1 | ��", "      |  ^"]  # one for each: neither may reach a terminal
+    if b"gone" in content:
+        assert left.why.split("\n")[1:] == [f"    1 | {content.decode().strip()}", "      |           ^^^^^^^^^^"]
 
 
 def test_a_name_that_no_spec_can_hold_is_left_out(tmp_path: Path) -> None:

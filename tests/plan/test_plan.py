@@ -229,6 +229,7 @@ def test_a_repeated_plan_has_equal_bytes(world: Any, mixture: Any) -> None:
     assert names == [
         "drops.parquet",
         "fragments.parquet",
+        "kept_out.parquet",
         "packs.parquet",
         "placements.parquet",
         "summary.json",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -165,6 +166,48 @@ def test_lots_decide_what_a_budget_takes(small: Small) -> None:
     )
 
 
+def test_every_stage_without_a_sample_says_what_keeps_it_out(small: Small, tmp_path: Path) -> None:
+    """Against the rules themselves, evaluated on the sources' lines: `speak` takes of prose the upper four fifths by score, and of
+    talk what is below level 3; `read` mixes no talk. The rest is the budget's."""
+    ids = {row["id"].hex for name in ("drops", "placements") for row in small.table(f"plan/{name}.parquet")}
+    stories = {id: explain_sample(small.build, id) for id in sorted(ids)}
+    judged = ("stage_where", "quantile", "too_long", "budget")
+    scores: dict[str, float] = {}
+    expected: dict[tuple[str, str], str] = {}
+    for id, story in stories.items():
+        own = [*story.uses, *story.drops][0]
+        if story.drops and story.drops[0].rule not in judged:
+            assert story.not_in == []
+            continue
+        used = {use.stage for use in story.uses}
+        assert [each.stage for each in story.not_in] == [name for name in small.stages if name not in used]
+        line = json.loads(Path(own.path).read_text().split("\n")[own.row])
+        if own.source == "prose":
+            scores[id] = line["score"]
+        expected[id, "read"] = "not_mixed" if own.source == "talk" else "budget"
+        expected[id, "speak"] = "budget" if own.source in ("prose", "talk") else "not_mixed"
+        if own.source == "talk":
+            wide = story.drops and story.drops[0].rule == "too_long"
+            expected[id, "speak"] = "stage_where" if line["level"] >= 3 else "too_long" if wide else "budget"
+    for id in sorted(scores, key=lambda id: scores[id])[: len(scores) // 5]:
+        expected[id, "speak"] = "quantile"
+    found = {(id, each.stage): each.rule for id, story in stories.items() for each in story.not_in}
+    assert found == {key: expected[key] for key in found}
+    assert set(found.values()) >= {"not_mixed", "stage_where", "quantile", "budget"}
+    lowest = stories[min(scores, key=lambda id: scores[id])].not_in[-1]
+    assert lowest.text == f"not in ranks 0.2 to 1 by `score` (score is {min(scores.values()):.6g})"
+
+    build = tmp_path / "build"
+    shutil.copytree(small.build, build)
+    (build / "plan/kept_out.parquet").unlink()
+    possible = {"quantile": "quantile or budget", "stage_where": "stage_where or "}
+    for id, story in list(stories.items())[::7]:
+        earlier = explain_sample(build, id)
+        assert (earlier.uses, earlier.drops) == (story.uses, story.drops)
+        for each, old in zip(story.not_in, earlier.not_in, strict=True):
+            assert old.rule == each.rule or (old.rule.startswith(possible.get(each.rule, "")) and " or " in old.rule)
+
+
 def test_rules_are_told_in_the_order_in_which_they_are_met(small: Small, steps: list[list[Use]]) -> None:
     order = ["where", "dedup_exact", "held_out", "stage_where", "quantile", "too_long", "share", "epoch", "order"]
     for use in (use for step in steps for use in step):
@@ -245,8 +288,6 @@ def test_what_is_not_there_is_said_plainly(small: Small, tmp_path: Path) -> None
 
 
 def test_a_plan_that_was_damaged_is_said_plainly(small: Small, tmp_path: Path) -> None:
-    import shutil
-
     build = tmp_path / "build"
     shutil.copytree(small.build, build)
     (build / "plan/placements.parquet").write_bytes(b"PAR1 nothing PAR1")

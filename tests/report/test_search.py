@@ -6,14 +6,16 @@ import json
 import unicodedata
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mixc.compile import compile_spec
 from mixc.errors import BuildError
-from mixc.report import search
+from mixc.report import spelled
 from mixc.report.search import find_image, find_text
-from tests.report.conftest import Small
+from tests.report.conftest import Small, write_sources
 
 pytestmark = pytest.mark.slow
 
@@ -48,6 +50,7 @@ def test_a_fragment_is_found_in_every_sample_that_holds_it(
     }
     assert {(each.use.stage, each.use.id, each.use.epoch) for each in found.found} == placed
     assert found.samples == len(holding) and found.places == len(found.found)
+    assert found.dropped is None and "--dropped looks through" in found.not_searched[0]
     few = find_text(small.build, fragment, limit=1, workers=1)
     assert few.found == found.found[:1] and few.places == found.places
 
@@ -76,7 +79,7 @@ def test_a_text_that_lies_across_pieces_is_found_in_each_of_them(small: Small, t
 @pytest.mark.parametrize("fragment", ["quiet", "naive\u0308", "文字 🦜", "<|im_end|> quiet", "alert('1')"])
 def test_without_a_spelling_the_same_is_found(small: Small, fragment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     by_bytes = find_text(small.build, fragment.replace("naive\u0308", "nai\u0308ve"), limit=None, workers=2)
-    monkeypatch.setattr(search, "spelling", lambda *_: None)
+    monkeypatch.setattr(spelled, "spelling", lambda *_: None)
     assert find_text(small.build, fragment.replace("naive\u0308", "nai\u0308ve"), limit=None, workers=2) == by_bytes
 
 
@@ -100,6 +103,59 @@ def test_an_image_is_found_by_its_bytes(small: Small, tmp_path: Path) -> None:
         find_image(small.build, tmp_path / "other.png", limit=None, workers=2)
     with pytest.raises(BuildError, match="no such image"):
         find_image(small.build, tmp_path / "none.png", limit=None, workers=2)
+
+
+def test_what_was_dropped_is_found_with_its_rule(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every dropped sample, by the whole of one of its texts: by its object in the cache and, without a cache, by its file."""
+    paths = {f["fragment"]: f["path"] for f in small.table("plan/fragments.parquet")}
+    drops = small.table("plan/drops.parquet")
+    own: dict[str, str] = {}
+    for row in drops:
+        line = json.loads(Path(paths[row["fragment"]]).read_text().split("\n")[row["row"]])
+        own[row["id"].hex] = unicodedata.normalize(
+            "NFC", line["text"] if "text" in line else line["messages"][1]["content"]
+        )
+    chosen = list({row["rule"]: row for row in drops}.values()) + drops[:: len(drops) // 3]
+    answers = []
+    for row in chosen:
+        text = own[row["id"].hex]
+        found = find_text(small.build, text, limit=None, workers=2, dropped=True)
+        assert found.dropped is not None and found.dropped.searched == len(drops)
+        holding = {id for id, other in own.items() if text in other}
+        assert {each.id for each in found.dropped.found} == holding and found.dropped.samples == len(holding)
+        (told,) = [each for each in found.dropped.found if each.id == row["id"].hex]
+        assert (told.rule, told.detail, told.tokens, told.row) == (
+            row["rule"],
+            row["detail"] or "",
+            row["tokens"],
+            row["row"],
+        )
+        assert told.path == paths[row["fragment"]] and " ".join(text.split())[:20] in told.excerpt
+        assert found.dropped.not_searched == ["2 rows that are unusable"]
+        few = find_text(small.build, text, limit=1, workers=1, dropped=True).dropped
+        assert few is not None and few.found == found.dropped.found[:1] and few.rules == found.dropped.rules
+        answers.append(found.dropped)
+    monkeypatch.setenv("MIXC_CACHE", str(tmp_path / "empty"))
+    for row, answer in zip(chosen, answers, strict=True):
+        assert find_text(small.build, own[row["id"].hex], limit=None, workers=2, dropped=True).dropped == answer
+
+
+def test_a_source_that_is_gone_or_changed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_sources(tmp_path / "data")
+    monkeypatch.setenv("MIXC_CACHE", str(tmp_path / "cache"))
+    compile_spec(tmp_path / "data/small.yaml", tmp_path / "build")
+    drops = pq.read_table(tmp_path / "build/plan/drops.parquet").to_pylist()
+    monkeypatch.setenv("MIXC_CACHE", str(tmp_path / "empty"))
+    (tmp_path / "data/spare.jsonl").unlink()
+    (tmp_path / "data/notes.jsonl").write_text('{"text": "spare and notes"}')
+    with pytest.raises(BuildError, match="nothing that was dropped") as caught:
+        find_text(tmp_path / "build", "spare", limit=None, workers=2, dropped=True)
+    count = {name: sum(row["source"] == name for row in drops) for name in ("notes", "spare")}
+    assert f"{count['notes']} samples of notes that no stage uses: no file of this content is there" in str(
+        caught.value
+    )
+    assert f"{count['spare']} samples of spare that no stage uses: " in str(caught.value)
+    assert f"{len(drops) - sum(count.values())} samples that no stage uses were looked through" in str(caught.value)
 
 
 def test_progress_ends_at_all_packs(small: Small) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from mixc.errors import SourceError
+from mixc.sources.caret import shown
 from mixc.sources.files import CHUNK, Opener, open_binary, printable
 from mixc.sources.formats.json_value import DEPTH_LIMIT, too_deep
 from mixc.sources.raw import ROW_BYTES_LIMIT, RawRow, reject
@@ -46,7 +47,7 @@ def rows(path: str, opener: Opener = open_binary) -> Iterator[RawRow | Reject]:
                 raise SourceError(
                     f"row {row} of this list is broken JSON",
                     where=f"{printable(path)}:{error.line}:{error.column}",
-                    why=str(error),
+                    why="\n".join([str(error), *error.shown]),
                     mend="mend the file there; JSON lines (one object a line) lose only the broken line",
                 ) from None
             if too_deep(value, brackets):
@@ -87,9 +88,10 @@ class _CutError(Exception):
 
 
 class _BrokenError(Exception):
-    def __init__(self, message: str, line: int, column: int) -> None:
+    def __init__(self, message: str, line: int, column: int, shown: list[str]) -> None:
+        """`shown`: the line with a caret."""
         super().__init__(message)
-        self.line, self.column = line, column
+        self.line, self.column, self.shown = line, column, shown
 
 
 class _Text:
@@ -128,7 +130,7 @@ class _Text:
         if not found:
             raise _CutError
         if found != character:
-            raise _BrokenError(f"expected {character!r}, found {found!r}", *self.place(self.position))
+            raise self._broken(f"expected {character!r}, found {found!r}", self.position)
         self.position += 1
         self.skip_space()
 
@@ -141,16 +143,16 @@ class _Text:
             try:
                 value, stop = _DECODER.raw_decode(self._window, start)
             except RecursionError:
-                raise _BrokenError("nested too deeply", *self.place(start)) from None
+                raise self._broken("nested too deeply", start) from None
             except json.JSONDecodeError as error:
                 if len(self._window) - start <= ROW_BYTES_LIMIT and self._more(len(self._window) - start):
                     continue
                 if self._end and _looks_cut(error):
                     raise _CutError from None
                 limit = "" if self._end else f" (within {ROW_BYTES_LIMIT >> 20} MiB, the limit of a row)"
-                raise _BrokenError(error.msg + limit, *self.place(error.pos)) from None
+                raise self._broken(error.msg + limit, error.pos) from None
             except ValueError as error:  # an int of thousands of digits
-                raise _BrokenError(str(error), *self.place(start)) from None
+                raise self._broken(str(error), start) from None
             if stop == len(self._window) and self._more(CHUNK):
                 continue  # a number may go on
             brackets = self._window.count("[", start, stop) + self._window.count("{", start, stop)
@@ -163,6 +165,13 @@ class _Text:
         if not newlines:
             return self._line, self._column + position
         return self._line + newlines, position - self._window.rfind("\n", 0, position)
+
+    def _broken(self, message: str, position: int) -> _BrokenError:
+        line, column = self.place(position)
+        start = self._window.rfind("\n", 0, position) + 1
+        end = self._window.find("\n", position)
+        text = self._window[start : end if end >= 0 else len(self._window)].rstrip("\r")
+        return _BrokenError(message, line, column, shown(line, text, (position - start, position - start + 1)))
 
     def _more(self, wanted: int) -> bool:
         """Forgets what is behind and reads at least `wanted` bytes more; False at the end of the file."""

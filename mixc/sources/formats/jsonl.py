@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator
-from typing import NamedTuple
+from itertools import islice
+from typing import BinaryIO, NamedTuple
 
 from mixc.sources.files import Opener, at_most, open_binary
 from mixc.sources.formats.inflate import StreamError, inflated
@@ -27,21 +28,37 @@ def rows(path: str, format: str, part: Part | None = None, opener: Opener = open
     Lines end with LF or CRLF. Blank lines are not rows. A UTF-8 byte order mark at the start is skipped.
     Where the stream breaks off, the lines before it are kept and one Reject follows.
     """
-    row, first_line = (0, 1) if part is None else (part.first_row, part.first_line)
+    row = 0 if part is None else part.first_row
     with opener(path) as file:
-        if part is None:
-            stream = inflated(file, format)
-        else:
-            file.seek(part.first)
-            stream = at_most(file, part.last - part.first)
         try:
-            for line in lines(stream, start=first_line):
-                if line.content is not None and not line.content.strip():
-                    continue
+            for line in _row_lines(file, format, part):
                 yield _row(row, line)
                 row += 1
-        except StreamError as error:
+        except StreamError as error:  # within the block: what remains of the file is still to be hashed
             yield reject(row, "broken_row", f"nothing after row {row} can be read: {error}")
+
+
+def _row_lines(file: BinaryIO, format: str, part: Part | None) -> Iterator[Line]:
+    """The lines that are rows. Raises OSError, StreamError."""
+    if part is None:
+        stream = inflated(file, format)
+    else:
+        file.seek(part.first)
+        stream = at_most(file, part.last - part.first)
+    for line in lines(stream, start=1 if part is None else part.first_line):
+        if line.content is None or line.content.strip():
+            yield line
+
+
+def line_of(path: str, format: str, row: int, part: Part | None = None) -> Line | None:
+    """The line that is a row of the file, read again from the start of it or of its part. None where there is no such row, or
+    the stream breaks off before it. Raises OSError."""
+    first = 0 if part is None else part.first_row
+    with open_binary(path) as file:
+        try:
+            return next(islice(_row_lines(file, format, part), row - first, None), None)
+        except StreamError:
+            return None
 
 
 def _row(row: int, line: Line) -> RawRow | Reject:
