@@ -36,7 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             from runtime.loader import load_kernels
             from runtime.train import train
 
-            imports.muon()
             load_kernels()
 
         train(arguments, build)

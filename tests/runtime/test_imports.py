@@ -42,7 +42,7 @@ def test_a_run_imports_nothing_that_compiles(build, tmp_path):
 def test_the_users_own_word_on_compiling_stays(monkeypatch, before):
     if before is not None:
         monkeypatch.setenv("TORCHDYNAMO_DISABLE", before)
-    imports.muon()
+    imports.muon()  # as `alone` did, too
     assert os.environ.get("TORCHDYNAMO_DISABLE") == before
 
 
