@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= demo-out
 # Files of tests go to a process a core, four at most: half of a test's time is waiting for programs that it starts.
-SPREAD ?= -n auto --maxprocesses=4 --dist loadfile
+# In the order of tests/conftest.py, the long ones first, not by their number of tests.
+SPREAD ?= -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help venv demo test check lint format types docs site clean
 

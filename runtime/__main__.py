@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from runtime import processes
+from runtime import imports, processes
 from runtime.arguments import PROGRAM, parse
 from runtime.errors import DivergedError, StoppedError, TrainError
 from shards.build import Build
@@ -30,9 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         processes.ask_scheduler()
         arguments = parse(argv)
         build = Build.open(arguments.build)
-        processes.prepare()
-        # not before: it imports torch and DeepSpeed, which `--help` and a mistaken path need not wait for
-        from runtime.train import train
+        with imports.kept():
+            processes.prepare()
+            # not before: it imports torch and DeepSpeed, which `--help` and a mistaken path need not wait for
+            from runtime.loader import load_kernels
+            from runtime.train import train
+
+            load_kernels()
 
         train(arguments, build)
         return 0

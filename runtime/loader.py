@@ -157,6 +157,12 @@ def _own_signals(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def load_kernels() -> None:
+    """Load what is compiled for reading packs. Loader processes are forked from this one, and then share it."""
+    for compiled in (lay, pack_kernel.fault, pack_kernel.find, passes):
+        compiled()
+
+
 def play(dataset: Play, steps: range, *, workers: int, device: torch.device) -> Iterator[Micro]:
     """The rank's micro-steps of `steps`, in order, on `device`. Reads ahead in `workers` processes (0: in
     this one).
@@ -164,9 +170,8 @@ def play(dataset: Play, steps: range, *, workers: int, device: torch.device) -> 
     Raises ShardError when a shard or image is damaged or missing, TrainError when a worker dies.
     """
     per_step = dataset.division.micro_steps
-    if workers:  # loader processes are forked from this one, and then share what is compiled
-        for compiled in (lay, pack_kernel.fault, pack_kernel.find, passes):
-            compiled()
+    if workers:
+        load_kernels()
     loader = DataLoader(
         dataset,
         batch_size=None,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from runtime import imports
 from runtime.errors import ArgumentError, TrainError
 
 if TYPE_CHECKING:
@@ -158,6 +159,7 @@ def join(place: Place, device: torch.device) -> None:
     import deepspeed.ops
     import torch.distributed
 
+    imports.muon()
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # DeepSpeed calls collectives by names that torch has begun to rename: said once a call, and not the user's to mend
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)

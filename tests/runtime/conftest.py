@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.runtime import launching
 from tests.runtime.small import ALIGN, SETTINGS, steps_of, write_build
 
 LINEAR = torch.nn.functional.linear
@@ -28,6 +29,23 @@ def linear() -> Iterator[None]:
     this process would have other bits than a process of its own."""
     yield
     assert torch.nn.functional.linear is LINEAR
+
+
+@pytest.fixture(scope="session")
+def together(build: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Two processes, by ZeRO stage, made when first asked for. In even steps one of them has an image where
+    the other has text alone. ZeRO 1 runs under torchrun, the others under our own launcher."""
+    made: dict[int, Path] = {}
+
+    def run(zero: int) -> Path:
+        if zero not in made:
+            out = tmp_path_factory.mktemp(f"zero{zero}") / "run"
+            torchrun = ["--launcher", "torchrun", "--nproc", 2] if zero == 1 else []
+            launching.train(build, "--out", out, "--zero", zero, "--workers", 0, processes=2, launcher=torchrun)
+            made[zero] = out
+        return made[zero]
+
+    return run
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import msgspec
 import torch
 
 from mixc.plan.divide import loss_weights
-from runtime import processes
+from runtime import imports, processes
 from runtime.loader import Division, Play
 from runtime.processes import Place
 from shards.build import Build
@@ -238,9 +238,26 @@ def case_of_reference(case: Case) -> Case:
     return Case(loss=case.loss, trained=case.trained, model=case.model, drop_path=case.drop_path)
 
 
+Trained = tuple[dict[str, torch.Tensor], list[list[bool]]]
+"""Weights, and of each step whether the norm was finite in each process."""
+
+
 def poisoned(folder: Path, zero: int, precision: str, place: Place, poison: str) -> dict[str, object]:
     """Three steps, of which the middle one has, in the last process and its last micro-step alone, a loss that is not a number, or one
-    parameter's gradient (`poison`); and two without it. What the norms say, and whether weights are equal bit for bit."""
+    parameter's gradient (`poison`). What the norms say, and whether weights are bit for bit those of two steps without it."""
+    weights, norms = steps_with(folder, zero, precision, place, poison)
+    expected, _ = healthy(folder, zero, precision, place)
+    same = all(torch.equal(value, expected[name]) for name, value in weights.items())
+    return {"finite": norms, "same": same and weights.keys() == expected.keys()}
+
+
+@cache
+def healthy(folder: Path, zero: int, precision: str, place: Place) -> Trained:
+    """Two steps."""
+    return steps_with(folder, zero, precision, place, "")
+
+
+def steps_with(folder: Path, zero: int, precision: str, place: Place, poison: str) -> Trained:
     from runtime.engine import Engine
     from runtime.weights import gather
 
@@ -253,29 +270,25 @@ def poisoned(folder: Path, zero: int, precision: str, place: Place, poison: str)
     def spoil(gradient: torch.Tensor) -> torch.Tensor:
         return gradient * math.nan if sick else gradient
 
-    weights, norms = [], []
-    for steps in ((0, None, 1), (0, 1)):
-        case = Case(zero=zero)
-        model = make(case).to(dtype)
-        if poison == "parameter":
-            model.projector.mlp[3].bias.register_hook(spoil)
-        engine = Engine(model, case.settings(), division, zero=zero, precision=precision, device=CPU)
-        for step in steps:
-            for micro in range(division.micro_steps):
-                output = engine.forward(data[(step or 0) * division.micro_steps + micro].row.expand())
-                here = step is None and place.rank == place.world - 1 and micro == division.micro_steps - 1
-                sick = here and poison == "parameter"
-                if here and poison == "loss":
-                    output = output._replace(loss_sum=output.loss_sum * math.nan)
-                engine.backward(output, denominator=float(stage.steps[step or 0]["denominator"]))
-                sick = False
-            norm = math.isfinite(engine.step(SETTINGS.lr))
-            if len(steps) == 3:
-                norms.append(processes.gather(norm))
-        weights.append({name: tensor.clone() for name, tensor in gather(model, place)})
-        engine.close()
-    same = all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    return {"finite": norms, "same": same}
+    case = Case(zero=zero)
+    model = make(case).to(dtype)
+    if poison == "parameter":
+        model.projector.mlp[3].bias.register_hook(spoil)
+    engine = Engine(model, case.settings(), division, zero=zero, precision=precision, device=CPU)
+    norms = []
+    for step in (0, None, 1) if poison else (0, 1):
+        for micro in range(division.micro_steps):
+            output = engine.forward(data[(step or 0) * division.micro_steps + micro].row.expand())
+            here = step is None and place.rank == place.world - 1 and micro == division.micro_steps - 1
+            sick = here and poison == "parameter"
+            if here and poison == "loss":
+                output = output._replace(loss_sum=output.loss_sum * math.nan)
+            engine.backward(output, denominator=float(stage.steps[step or 0]["denominator"]))
+            sick = False
+        norms.append(processes.gather(math.isfinite(engine.step(SETTINGS.lr))))
+    weights = {name: tensor.clone() for name, tensor in gather(model, place)}
+    engine.close()
+    return weights, norms
 
 
 POISONS = tuple(
@@ -287,8 +300,9 @@ POISONS = tuple(
 
 def main(folder: Path) -> None:
     place = processes.place()
-    processes.prepare()
-    processes.join(place, CPU)
+    with imports.kept():
+        processes.prepare()
+        processes.join(place, CPU)
     processes.compute_repeatably(1)
     results: list[dict[str, object]] = [{"case": repr(case), **apart(folder, case, place)} for case in CASES]
     results += [{"poison": list(each), **poisoned(folder, *each[:2], place, each[2])} for each in POISONS]

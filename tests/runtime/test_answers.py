@@ -341,19 +341,20 @@ class TestARun:
 @pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.parametrize("zero", [1, 3])
-def test_two_processes_answer_the_same_and_train_the_same(build: Path, tmp_path: Path, zero: int) -> None:
+def test_two_processes_answer_the_same_and_train_the_same(
+    train: Train, build: Path, together: Callable[[int], Path], tmp_path: Path, zero: int
+) -> None:
     """Though one of them has three questions where the other has eight, or of 17 questions nothing in the last round."""
     flags = ("--zero", zero)
-    launching.train(build, "--out", tmp_path / "without", *flags, processes=2)
     launching.train(build, "--out", tmp_path / "with", *flags, *ask(tmp_path / "with", 17), processes=2)
-    assert weights(tmp_path / "with") == weights(tmp_path / "without")
+    assert weights(tmp_path / "with") == weights(together(zero))
     found = answered(tmp_path / "with")
     assert list(found) == [name(*point) for point in (("align", 0), ("align", 3), ("tune", 0), ("tune", 5))]
-    launching.train(build, "--out", tmp_path / "alone", *flags, *ask(tmp_path / "alone", 17), "--max-steps", 1)
+    train(build, "--out", tmp_path / "alone", *flags, *ask(tmp_path / "alone", 17), "--max-steps", 1)
     assert answered(tmp_path / "alone") == {name("align", 0): found[name("align", 0)]}
+    expected = by_generate(tmp_path / "with" / "tune", asked(17), tmp_path)
     for each in found[name("tune", 5)]:
-        expected = by_generate(tmp_path / "with" / "tune", asked(17), tmp_path)[each["id"]]
-        assert each["answer"] == " ".join(f"w{token}" for token in expected[0])
+        assert each["answer"] == " ".join(f"w{token}" for token in expected[each["id"]][0])
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Runs in several processes, and runs that are killed. Each costs about 15 s, most of it imports."""
+"""Runs in several processes, and runs that are killed. Each costs about 10 s, most of it imports."""
 
 from __future__ import annotations
 
@@ -22,50 +22,37 @@ pytestmark = [pytest.mark.slow, pytest.mark.dist, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
-def by_zero(build, tmp_path_factory):
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("one")
+
+
+@pytest.fixture
+def by_zero(request, build, kept):
     """One process, by ZeRO stage, made when first asked for."""
-    made = {}
 
     def run(zero: int):
-        if zero not in made:
-            made[zero] = tmp_path_factory.mktemp(f"alone{zero}") / "run"
-            train(build, "--out", made[zero], "--zero", zero, "--workers", 1)
-        return made[zero]
+        if not (kept / str(zero)).exists():
+            request.getfixturevalue("train")(build, "--out", kept / str(zero), "--zero", zero)
+        return kept / str(zero)
 
     return run
 
 
-@pytest.fixture(scope="module")
-def alone(by_zero):
+@pytest.fixture
+def one(by_zero):
     """One process, ZeRO 0."""
     return by_zero(0)
 
 
-@pytest.fixture(scope="module")
-def together(build, tmp_path_factory):
-    """Two processes, by ZeRO stage, made when first asked for. In even steps one of them has an image where
-    the other has text alone. ZeRO 1 runs under torchrun, the others under our own launcher."""
-    made = {}
-
-    def run(zero: int):
-        if zero not in made:
-            made[zero] = tmp_path_factory.mktemp(f"zero{zero}") / "run"
-            torchrun = ["--launcher", "torchrun", "--nproc", 2] if zero == 1 else []
-            train(build, "--out", made[zero], "--zero", zero, "--workers", 0, processes=2, launcher=torchrun)
-        return made[zero]
-
-    return run
-
-
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
-def test_two_processes_train_the_same_packs_to_the_same_losses(alone, together, zero):
+def test_two_processes_train_the_same_packs_to_the_same_losses(one, together, zero):
     """Also the test that a process without an image beside one with neither hangs nor crashes."""
     found = lines(together(zero))
     assert any(row["skew"]["tiles"] == 2 for row in found)
-    for one, two in zip(lines(alone), found, strict=True):
-        assert two["packs"] == one["packs"] and two["flops"] == one["flops"]
-        assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
-        assert two["loss_by_source"] == pytest.approx(one["loss_by_source"], abs=1e-5)
+    for alone, two in zip(lines(one), found, strict=True):
+        assert two["packs"] == alone["packs"] and two["flops"] == alone["flops"]
+        assert two["loss"] == pytest.approx(alone["loss"], abs=1e-5)
+        assert two["loss_by_source"] == pytest.approx(alone["loss_by_source"], abs=1e-5)
 
 
 @pytest.mark.parametrize(("zero", "processes"), [(0, 1), (3, 1), (1, 2), (2, 2)])
@@ -147,7 +134,7 @@ def test_a_full_disk_is_said_and_costs_nothing_that_was_saved(build, together, s
     assert weights(run) == weights(together(1))
 
 
-def test_asked_to_stop_it_saves_and_goes_on_in_another_number_of_processes(build, alone, tmp_path):
+def test_asked_to_stop_it_saves_and_goes_on_in_another_number_of_processes(build, one, tmp_path):
     process = start(build, "--out", tmp_path, "--zero", 0, "--workers", 1, processes=2)
     wait_for_steps(process, tmp_path, 1)
     process.send_signal(signal.SIGINT)
@@ -155,9 +142,9 @@ def test_asked_to_stop_it_saves_and_goes_on_in_another_number_of_processes(build
     assert process.returncode == 130, printed
     assert "which is saved" in printed and "--resume" in printed and "Traceback" not in printed
     train(build, "--out", tmp_path, "--resume", "--workers", 0)
-    for one, two in zip(lines(alone), lines(tmp_path), strict=True):
-        assert two["packs"] == one["packs"] and two["flops"] == one["flops"]
-        assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
+    for alone, two in zip(lines(one), lines(tmp_path), strict=True):
+        assert two["packs"] == alone["packs"] and two["flops"] == alone["flops"]
+        assert two["loss"] == pytest.approx(alone["loss"], abs=1e-5)
 
 
 def test_a_process_that_fails_ends_the_others(build, tmp_path):
