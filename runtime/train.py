@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from rich.console import Console
 
-from runtime import answers, board, continued, evaluate, initial, metrics, processes, record, weights
+from runtime import answers, board, continued, ending, evaluate, initial, metrics, processes, record, weights
 from runtime.arguments import Arguments
 from runtime.begin import settle
 from runtime.checkpoint import files
@@ -34,6 +34,7 @@ from runtime.step import Stepper
 from runtime.stopping import Stopping
 from runtime.trials import Trials
 from shards.build import Build
+from shards.counted import counted
 from shards.manifest import StageEntry
 from shards.store import place as build_place
 
@@ -99,23 +100,44 @@ class Run:
             answers.cut(self.out, finished, left[0].name if left else None, step)
         self.evaluator = self._evaluator() if left else None
         self.asker = self._asker() if left else None
-        if not left:
-            self.console.print(f"{self.out}: all stages are trained", markup=False, highlight=False, soft_wrap=True)
         before = sum(entry.steps for entry in self.stages if entry.name in finished)
         previous = self.out / finished[-1] if finished else None
         limit = self.arguments.max_steps or math.inf
         for entry in left:
             last = int(min(entry.steps, limit - before))
+            begun = start[1].step if start else 0  # which may be further than the limit
             if last <= 0:
-                break
+                self._limited(entry, begun)
+                return
             ended = self._train(entry, previous, start, last)
             if self.stopped:
                 number = self.stopping.signal or signal.SIGINT
-                raise StoppedError(self.stopped, signal_number=number, mend="go on with --resume")
+                raise StoppedError(self.stopped, signal_number=number, mend=self._go_on)
             if not ended:
-                break
+                self._limited(entry, max(begun, last))
+                return
             before += entry.steps
             previous, start = self.out / entry.name, None
+        self._say(
+            *ending.trained(
+                self.out,
+                [entry.name for entry in self.stages],
+                left=[entry.name for entry in self.build.manifest.stages if entry not in self.stages],
+                images=any(entry.images for entry in self.stages),
+            )
+        )
+
+    def _limited(self, entry: StageEntry, step: int) -> None:
+        where = ending.stopped(entry.name, step, entry.steps) if step else ending.not_begun(entry.name)
+        self._say(f"{where} (--max-steps {self.arguments.max_steps})", f"go on: {self._go_on}")
+
+    @property
+    def _go_on(self) -> str:
+        return ending.go_on(self.arguments.build, self.out, self.place)
+
+    def _say(self, *lines: str) -> None:
+        for line in lines:
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _evaluator(self) -> evaluate.Evaluator | None:
         settled = self.settled
@@ -274,14 +296,15 @@ class Run:
             (
                 "processes",
                 f"{division.world} on {self.device.type}, ZeRO {settled.zero}"
-                f"{', optimizer on the CPU' if settled.offload else ''}, {settled.micro_batch} pack(s) x "
-                f"{division.micro_steps} micro-step(s) each; {settled.threads} thread(s)"
+                f"{', optimizer on the CPU' if settled.offload else ''}, {counted(settled.micro_batch, 'pack')} x "
+                f"{counted(division.micro_steps, 'micro-step')} each; {counted(settled.threads, 'thread')}"
                 f"{'; layers compiled' if self.arguments.compile else ''}",
             ),
             ("build", f"{self.build.path.name}, root {settled.root[:16]}"),
             (
                 "stage",
-                f"{entry.steps} steps of {entry.batch} packs of {entry.sequence_length} tokens; {entry.train.schedule}, "
+                f"{counted(entry.steps, 'step')} of {counted(entry.batch, 'pack')} of {entry.sequence_length:,} tokens; "
+                f"{entry.train.schedule}, "
                 f"warm-up {entry.train.warmup_steps}, loss {entry.train.loss}",
             ),
             ("a model that knows nothing", f"loss ln {geometry.vocab_size} = {math.log(geometry.vocab_size):.2f}"),
@@ -324,7 +347,7 @@ class Run:
                 if not state.step:  # else it is what the run goes on from
                     saver.begin(engine, self.out, state, self.forget)
                     saver.finish()
-                self.stopped = f"stopped before step {state.step} of stage {entry.name!r}, which is saved"
+                self.stopped = ending.stopped(entry.name, state.step, entry.steps)
                 return state
         log = metrics.Log(self.out) if self.place.first else None
         shown = None
@@ -366,7 +389,7 @@ class Run:
                     saver.finish()
                     raise DivergedError(
                         f"loss or gradient not finite for {SKIPS} steps in a row",
-                        where=f"stage {entry.name!r}, step {line.step}",
+                        where=f"stage {entry.name!r}, step {state.step} of {entry.steps}",
                         why=f"the last checkpoint is of step {saved}" if saved else "there is no checkpoint yet",
                         mend="lower the learning rates, or look at the packs of these steps: metrics.jsonl names them",
                     )
@@ -380,7 +403,7 @@ class Run:
                 elif state.step == begun + 1 and (every < last or entry.train.adalrs):
                     saver.prepare(engine)
                 if stop:
-                    self.stopped = f"stopped after step {line.step} of stage {entry.name!r}, which is saved"
+                    self.stopped = ending.stopped(entry.name, state.step, entry.steps)
                     break
             saver.finish()
             if self.evaluator and not self.stopped:

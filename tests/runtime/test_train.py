@@ -150,14 +150,25 @@ def test_bf16_trains(train, build, whole, tmp_path):
 
 def test_a_run_in_pieces_is_the_run(train, build, whole, tmp_path):
     """Stopped within a stage, at its end and within the next; and once more when there is nothing left."""
-    train(build, "--out", tmp_path, "--zero", 0, "--max-steps", 2, "--stages", "align")
+    go_on = f"go on: mixc train {build} --out {tmp_path} --resume"
+    said = train(build, "--out", tmp_path, "--zero", 0, "--max-steps", 2, "--stages", "align").splitlines()
+    assert said[-2:] == ["stopped after 2 of 3 steps of stage align, which are saved (--max-steps 2)", go_on]
     assert not (tmp_path / "align").exists()
-    train(build, "--out", tmp_path, "--resume", "--max-steps", 3)
+    said = train(build, "--out", tmp_path, "--resume", "--max-steps", 1).splitlines()  # it has made more already
+    assert said[-2:] == ["stopped after 2 of 3 steps of stage align, which are saved (--max-steps 1)", go_on]
+    said = train(build, "--out", tmp_path, "--resume", "--max-steps", 3).splitlines()
+    assert "all stages are trained (align; not asked for: tune)" in said[-2], said
     assert (tmp_path / "align").exists()
+    said = train(build, "--out", tmp_path, "--resume", "--stages", "align,tune", "--max-steps", 3).splitlines()
+    assert said[-2:] == ["stopped before stage tune; what comes before it is saved (--max-steps 3)", go_on]
     train(build, "--out", tmp_path, "--resume", "--stages", "tune", "--max-steps", 5, "--save-every", 1, "--keep", 1)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()] == ["tune-00000002"]
-    train(build, "--out", tmp_path, "--resume")
-    assert "all stages are trained" in train(build, "--out", tmp_path, "--resume")
+    first, again = (train(build, "--out", tmp_path, "--resume") for _ in range(2))
+    for said in (first, again):
+        assert said.splitlines()[-2:] == [
+            f"{tmp_path}: all stages are trained (align, tune); the weights are in {tmp_path / 'tune'}",
+            f'next: mixc chat {tmp_path} --image x.jpg "..."',
+        ]
     assert weights(tmp_path) == weights(whole)
     kept = ("stage", "step", "loss", "grad_norm", "packs", "lr", "loss_by_source", "skipped")
     assert [{key: row[key] for key in kept} for row in lines(tmp_path)] == [
