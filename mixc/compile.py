@@ -71,6 +71,8 @@ from shards.manifest import (
 
 Progress = Callable[[str, int, int], None]
 """Called with (pass, tasks done, tasks in all)."""
+Replaces = Callable[[str], None]
+"""Called, before anything is written, with `Compiled.replaced` of a build that will be replaced."""
 
 LOCK = "mixture.lock"
 REJECTS = "rejects.parquet"
@@ -106,6 +108,8 @@ class Compiled:
     measured: Measured
     unchanged: bool
     """The build stood there already."""
+    replaced: str | None = None
+    """Root of the build that stood there; empty if it could not be read, None if there was none."""
 
 
 def front(
@@ -220,8 +224,9 @@ def compile_spec(
     workers: int | None = 1,
     locked: bool = False,
     progress: Progress | None = None,
+    replaces: Replaces | None = None,
 ) -> Compiled:
-    """Compile `spec` into the build folder `out`, replacing a build that stands there.
+    """Compile `spec` into the build folder `out`, replacing a build that stands there, of which `replaces` is told.
 
     With `locked`, refuses to build anything but what the lock pins: the file beside the spec that is named like it with
     the suffix `.lock`, or else the lock of the build at `out`. `workers` as for `front`. Raises MixcError; whatever it raises, `out` is what it
@@ -239,7 +244,7 @@ def compile_spec(
 
     with using(cache_folder()) as use:
         measured = measure_spec(loaded, use=use, workers=workers, progress=progress, accept=accept if lock else None)
-        compiled = build_measured(measured, out, progress=progress, lock=lock, pinned=pinned)
+        compiled = build_measured(measured, out, progress=progress, lock=lock, pinned=pinned, replaces=replaces)
     measured.warnings.extend(use.warnings)
     if lock and lock.root is None:
         measured.warnings.append(
@@ -255,14 +260,20 @@ def build_measured(
     progress: Progress | None = None,
     lock: Lock | None = None,
     pinned: Path = Path(LOCK),
+    replaces: Replaces | None = None,
 ) -> Compiled:
     """Plan and emit. `lock` is what the build must be like, `pinned` its place. Raises BuildError, before the build is
     published, where its results are others."""
     from mixc.emit.run import emit  # Datatrove: half a second, for who writes shards
 
     with _staging(out, measured, progress) as (staging, summary):
-        if (standing := _standing(out, staging)) and (lock is None or not moved_results(lock, standing)):
+        before = _before(out)
+        standing = before if before and _is_of(before, out, staging) else None
+        if standing and (lock is None or not moved_results(lock, standing)):
             return Compiled(standing, summary, measured, unchanged=True)
+        replaced = before.root if before else "" if (out / MANIFEST).exists() else None
+        if replaces and replaced is not None:
+            replaces(replaced)
         emitted = emit(
             measured.loaded.spec,
             summary,
@@ -313,7 +324,7 @@ def build_measured(
             (staging / name).unlink()
         write_manifest(staging, manifest)
         _publish(staging, out)
-    return Compiled(manifest, summary, measured, unchanged=False)
+    return Compiled(manifest, summary, measured, unchanged=False, replaced=replaced)
 
 
 def _numbered(objects: list[ObjectRef]) -> list[ObjectRef]:
@@ -442,20 +453,23 @@ def _plan_digest(folder: Path) -> str:
     return digest(b"".join(digest_file(path).encode() for path in sorted(folder.iterdir())))
 
 
-def _standing(out: Path, staging: Path) -> Manifest | None:
-    """The build at `out` when it was made from the very plan in `staging` and all of its files have their sizes."""
+def _before(out: Path) -> Manifest | None:
+    """The build that stands at `out`, if it can be read."""
     try:
-        manifest = read_manifest(out)
+        return read_manifest(out)
     except (ShardError, OSError):
         return None
+
+
+def _is_of(manifest: Manifest, out: Path, staging: Path) -> bool:
+    """Whether the build at `out` was made from the very plan in `staging` and all of its files have their sizes."""
     plan_files = {f"plan/{path.name}": _file_entry(path) for path in sorted((staging / "plan").iterdir())}
     if any(manifest.files.get(name) != entry for name, entry in plan_files.items()):
-        return None
+        return False
     try:
-        whole = all((out / name).stat().st_size == size for name, (size, _) in named_files(manifest).items())
+        return all((out / name).stat().st_size == size for name, (size, _) in named_files(manifest).items())
     except OSError:
-        return None
-    return manifest if whole else None
+        return False
 
 
 def _file_entry(path: Path) -> FileEntry:

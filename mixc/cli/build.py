@@ -30,6 +30,7 @@ def check(spec: SpecArgument, set: SetOption = [], json: JsonOption = False) -> 
     from mixc.check import check_spec
     from mixc.cli.console import print_json, warn
     from mixc.errors import SourceError
+    from shards.counted import counted
 
     checked = check_spec(spec, set)
     if json:
@@ -38,7 +39,8 @@ def check(spec: SpecArgument, set: SetOption = [], json: JsonOption = False) -> 
         warn(checked.warnings)
         for source in checked.sources:
             columns = ", ".join(source.columns) or "none"
-            print(f"{source.name}: {source.files} files, {source.bytes:,} bytes, columns {columns}")
+            size = counted(source.bytes, "byte")
+            print(f"{source.name}: {counted(source.files, 'file')}, {size}, columns {columns}")
         for problem in checked.problems:
             told = SourceError(problem.what, where=problem.where, why=problem.why, mend=problem.mend)
             print(f"error: {told}", file=sys.stderr)
@@ -91,16 +93,21 @@ def compile(
     from mixc.cli.console import print_json, progress_bar, warn
     from mixc.compile import compile_spec
 
+    def replaces(root: str) -> None:
+        before = f"root {root[:16]}" if root else "one that cannot be read"
+        print(f"replaces the build at {out}, {before}, when the new one is whole", file=sys.stderr)
+
     with progress_bar() as progress:
-        compiled = compile_spec(spec, out, set, workers=workers, locked=locked, progress=progress)
+        compiled = compile_spec(spec, out, set, workers=workers, locked=locked, progress=progress, replaces=replaces)
     manifest, summary, measured = compiled.manifest, compiled.summary, compiled.measured
-    warn(measured.warnings)
+    warn([*measured.warnings, *([] if json else summary.warnings)])
     if json:
         print_json(
             {
                 "build": str(out),
                 "root": manifest.root,
                 "unchanged": compiled.unchanged,
+                "replaced": compiled.replaced,
                 "stages": [
                     {
                         "name": stage.name,
@@ -125,13 +132,10 @@ def compile(
             }
         )
         return
-    from rich.console import Console
+    from mixc.cli.built import lines
 
-    from mixc.plan.show import show
-
-    show(summary, Console())
-    print(f"{'unchanged' if compiled.unchanged else 'built'} {out}")
-    print(f"root {manifest.root}")
+    for line in lines(compiled, out):
+        print(line)
 
 
 def schema() -> None:
