@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from mixc import rejects
 from mixc.errors import MixcError, SourceError, SpecError
 from mixc.inputs import check_loaded
 from mixc.measure.template import template_named
@@ -23,6 +24,7 @@ from mixc.sources.sample import Reject
 from mixc.spec.groups import stage_sources
 from mixc.spec.load import LoadedSpec, load
 from mixc.spec.schema import Source
+from shards.counted import counted
 
 
 class CheckedSource(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,16 +90,16 @@ def check_spec(path: Path, overrides: Sequence[str] = ()) -> Checked:
                 columns = _resolved(found, source, name, uses[name], loaded)
             except MixcError as error:
                 note(name, error)
-        rejects = _rejects(found, decode=source.decode_images)
-        reasons = Counter(reject.reason for _, reject in rejects)
-        if rejects:
+        bad, rows = rejected(found, decode=source.decode_images), len(found.rows)
+        reasons = Counter(reject.reason for _, reject in bad)
+        if bad:
             told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-            text = f"{len(rejects)} of the first {len(found.rows)} rows would be rejected: {told}"
-            first = told_reject(*rejects[0], source)
-            all_read = found.whole and len(rejects) > spec.max_reject_rate * len(found.rows)
-            if all_read or len(rejects) == len(found.rows):  # else the rows that were not read may be better
+            text = f"{len(bad)} of the first {counted(rows, 'row')} would be rejected: {told}"
+            first = told_reject(*bad[0], source)
+            all_read = found.whole and len(bad) > spec.max_reject_rate * rows
+            if all_read or len(bad) == rows:  # else the rows that were not read may be better
                 place = loaded.locate(f"sources.{name}")
-                note(name, SourceError(text, where=place, why=first, mend="mend the data, or what the spec says of it"))
+                note(name, SourceError(text, where=place, why=first, mend=rejects.mend(len(bad), rows)))
             else:
                 warnings.append(f"{loaded.locate(f'sources.{name}')}: {text}\n  {first}")
         checked.append(
@@ -106,7 +108,7 @@ def check_spec(path: Path, overrides: Sequence[str] = ()) -> Checked:
                 files=len(found.paths),
                 bytes=sum(stamp.size for stamp in found.stamps),
                 columns=columns,
-                rows=len(found.rows),
+                rows=rows,
                 rejects=dict(sorted(reasons.items())),
             )
         )
@@ -140,18 +142,18 @@ def _resolved(found: Head, source: Source, name: str, uses: list[Use], loaded: L
     return columns
 
 
-def _rejects(found: Head, *, decode: bool) -> list[tuple[Fragment, Reject]]:
+def rejected(found: Head, *, decode: bool) -> list[tuple[Fragment, Reject]]:
     """With their files, rows that reading or decoding their images rejects; without `decode`, reading their images' headers."""
     from mixc.measure.image import ImageError, probe
 
-    rejects = []
+    bad = []
     for fragment, row in zip(found.origins, found.rows, strict=True):
         if isinstance(row, Reject):
-            rejects.append((fragment, row))
+            bad.append((fragment, row))
             continue
         try:
             for image in row.images:
                 probe(image, decode=decode)
         except ImageError as error:
-            rejects.append((fragment, Reject(row=row.row, reason=error.reason, detail=str(error))))
-    return rejects
+            bad.append((fragment, Reject(row=row.row, reason=error.reason, detail=str(error))))
+    return bad

@@ -21,6 +21,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mixc import rejects
 from mixc.cache.use import Use, using
 from mixc.emit.drift import drift
 from mixc.emit.lock import (
@@ -54,6 +55,7 @@ from mixc.spec.schema import Source
 from mixc.workers import worth
 from shards.atomic import atomic_write
 from shards.cache_folder import cache_folder
+from shards.counted import counted
 from shards.digest import digest, digest_file
 from shards.errors import ShardError
 from shards.files import named_files, unnamed_files
@@ -349,10 +351,10 @@ def _check_rejects(loaded: LoadedSpec, objects: list[ObjectRef]) -> None:
                 check_columns(refs[0].fragment, loaded.spec.sources[name])
             counts = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
             raise SourceError(
-                f"{bad} of {rows} rows of source {name!r} are unusable",
+                f"{bad:,} of {counted(rows, 'row')} of source {name!r} cannot be used",
                 where=loaded.locate(f"sources.{name}"),
                 why=f"{counts}\n  {_first_reject(refs, loaded.spec.sources[name])}",
-                mend=f"mend the data, or raise max_reject_rate above {limit:g}",
+                mend=rejects.mend(bad, rows),
             )
 
 

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 step`, `2 steps`, `12,345 steps`. `noun`: one that takes an s."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+def counted(number: float, noun: str, shown: str = "") -> str:
+    """`1 step`, `2 steps`, `12,345 steps`. `noun`: one that takes an s; `shown`: the number as it is to be read."""
+    return f"{shown or format(number, ',')} {noun}" + ("" if number == 1 else "s")

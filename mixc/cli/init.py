@@ -19,9 +19,10 @@ def init(
     json: JsonOption = False,
 ) -> None:
     """Write a spec over what a folder holds: images with captions, pages, conversations, texts. Says what it found, and what not."""
-    from mixc.cli.console import print_json
+    from mixc.cli.console import print_json, warn
     from mixc.init.run import init as write
     from mixc.sources.files import printable
+    from shards.counted import counted
 
     made = write(folder, out, model=model, seed=seed, force=force)
     if json:
@@ -31,10 +32,12 @@ def init(
         keys = "".join(f", {key}: {value}" for key, value in source.keys.items())
         path = source.path if isinstance(source.path, str) else f"{source.path[0]} and {len(source.path) - 1} more"
         print(
-            f"{source.name}: {source.kind}, {path}{keys}; {source.usable} of the first {source.rows} rows can be used"
+            f"{source.name}: {source.kind}, {path}{keys}; {source.usable} of the first {counted(source.rows, 'row')}"
+            " can be used"
         )
     for each in made.left:
         print(f"left out {printable(each.path)}: {each.why}")
+    warn(made.warnings)
     print(f"wrote {made.spec}")
     print("next:")
     print(f"  mixc plan {made.spec}")

@@ -10,22 +10,25 @@ from typing import Any
 
 import msgspec
 
+from mixc import rejects
+from mixc.check import rejected
 from mixc.errors import SourceError, SpecError
 from mixc.init.find import Candidate, PassedOver, find, pattern, relative
 from mixc.init.guess import Guess, guess
 from mixc.init.write import TINY, Named, can_be_said, source_names, write
 from mixc.measure.family import FAMILIES, known
 from mixc.sources import files
-from mixc.sources.excerpt import excerpt, reason
+from mixc.sources.excerpt import excerpt, reason, told_reject
 from mixc.sources.folders import METADATA, huggingface, imagefolder
 from mixc.sources.formats.detect import detect
 from mixc.sources.formats.rows import all_names, raw_rows
 from mixc.sources.fragment import Fragment
 from mixc.sources.head import head
 from mixc.sources.raw import RawRow
-from mixc.sources.sample import Reject, Sample
-from mixc.spec.schema import Source
+from mixc.sources.sample import Reject
+from mixc.spec.schema import MAX_REJECT_RATE, Source
 from shards.atomic import atomic_write
+from shards.counted import counted
 
 ROWS = 32
 """Of a file, so many rows are looked at."""
@@ -59,6 +62,9 @@ class Init(msgspec.Struct, frozen=True, kw_only=True):
     spec: str
     """Where it was written."""
     sources: list[InitSource]
+    max_reject_rate: float | None
+    """Written into the spec where the rows that were read, of one of the sources, go beyond its default."""
+    warnings: list[str]
     left: list[Left]
     """What was found and is no source, and why."""
 
@@ -90,7 +96,8 @@ def init(folder: Path, out: Path, *, model: str = TINY, seed: int = 1, force: bo
                 passed.append(PassedOver(path=part.paths[0], why=told))
     sources: list[Named] = []
     found: list[InitSource] = []
-    total = 0
+    warnings: list[str] = []
+    total, rate = 0, MAX_REJECT_RATE
     for name, (candidate, told) in zip(source_names([_hint(each) for each, _ in named]), named, strict=True):
         path = pattern(candidate, base)
         source = msgspec.convert({"path": path, "kind": told.kind, "format": candidate.format, **told.keys}, Source)
@@ -102,19 +109,25 @@ def init(folder: Path, out: Path, *, model: str = TINY, seed: int = 1, force: bo
         if seen.problems:
             passed.append(PassedOver(path=candidate.paths[0], why=str(seen.problems[0].what)))
             continue
-        usable = sum(isinstance(row, Sample) for row in seen.rows)
+        bad, rows = rejected(seen, decode=True), len(seen.rows)
+        usable = rows - len(bad)
         if not usable:
-            rows = zip(seen.origins, seen.rows, strict=True)
-            where, first = next((where, row) for where, row in rows if isinstance(row, Reject))
-            why = f"none of its first {len(seen.rows)} rows can be used ({reason(first)})"
+            why = f"none of its first {counted(rows, 'row')} can be used ({reason(bad[0][1])})"
+            where, first = bad[0]
             passed.append(PassedOver(path=candidate.paths[0], why="\n".join([why, *excerpt(where, source, first)])))
             continue
+        if len(bad) > MAX_REJECT_RATE * rows:
+            needed = rejects.rate_for(len(bad), rows) if seen.whole else rejects.likely_rate(len(bad), rows)
+            rate = max(rate, needed)
+            warnings.append(
+                f"{len(bad)} of the first {counted(rows, 'row')} of {name} cannot be used\n  {told_reject(*bad[0], source)}"
+            )
         size = sum(stamp.size for stamp in seen.stamps)
         total += size
         count = len(seen.paths)
-        about = f"{count} file{'s' if count > 1 else ''}, {usable} of the first {len(seen.rows)} rows can be used"
+        about = f"{counted(count, 'file')}, {usable} of the first {counted(rows, 'row')} can be used"
         if candidate.format == "imagefolder" and not any(path.endswith(METADATA) for path in seen.paths):
-            about = f"images with a .txt beside each; {usable} of the first {len(seen.rows)} can be used"
+            about = f"images with a .txt beside each; {usable} of the first {rows} can be used"
         sources.append(Named(name=name, path=path, format=candidate.format, guess=told, about=about))
         found.append(
             InitSource(
@@ -126,7 +139,7 @@ def init(folder: Path, out: Path, *, model: str = TINY, seed: int = 1, force: bo
                 bytes=size,
                 columns=list(told.columns),
                 usable=usable,
-                rows=len(seen.rows),
+                rows=rows,
             )
         )
     left = [Left(path=relative(each.path, base), why=each.why) for each in sorted(passed, key=lambda each: each.path)]
@@ -141,10 +154,15 @@ def init(folder: Path, out: Path, *, model: str = TINY, seed: int = 1, force: bo
             why=why,
             mend="docs/sources.md lists the formats",
         )
-    text = write(source_names([folder.absolute().name])[0], model, seed, sources, bytes=total)
+    limit = rate if warnings else None
+    if limit is not None:
+        warnings.append(
+            f"the spec lets that many pass, by `{rejects.KEY}: {limit:g}`: mend the data, and take the line out, when you can"
+        )
+    text = write(source_names([folder.absolute().name])[0], model, seed, sources, bytes=total, max_reject_rate=limit)
     with atomic_write(out) as file:
         file.write(text.encode())
-    return Init(spec=str(out), sources=found, left=left)
+    return Init(spec=str(out), sources=found, max_reject_rate=limit, warnings=warnings, left=left)
 
 
 def _hint(candidate: Candidate) -> str:

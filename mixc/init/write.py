@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import msgspec
 
 from mixc.init.guess import Guess
+from mixc.spec.schema import MAX_REJECT_RATE
 
 TINY = "sail-vl-tiny"
 """The default model: random weights, but the family's tiles, tokens and template, and a laptop trains it."""
 SMALL = 256 << 20
 """Bytes of sources below which a step is of a few packs, so that there are some steps."""
 _UNSAID = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff\U0001fffe\U0001ffff]")
+_PASS = f"of a source's rows so many may be unusable; {MAX_REJECT_RATE:g} when left out"
 _SAFE = re.compile(r"[A-Za-z0-9_./*-]+")
 
 
@@ -49,8 +51,17 @@ def source_names(hints: Sequence[str]) -> list[str]:
     return names
 
 
-def write(mixture: str, model: str, seed: int, sources: Sequence[Named], *, bytes: int) -> str:
-    """The text of a spec that trains on `sources`, at least one, of `bytes` bytes in all."""
+def write(
+    mixture: str,
+    model: str,
+    seed: int,
+    sources: Sequence[Named],
+    *,
+    bytes: int,
+    max_reject_rate: float | None = None,
+) -> str:
+    """The text of a spec that trains on `sources`, at least one, of `bytes` bytes in all, and says `max_reject_rate` if it is not
+    None."""
     lines = [
         "# Written by `mixc init`. Say what you want to change here, then:",
         "#   mixc plan SPEC                 what would be trained on, and what not; writes nothing",
@@ -62,6 +73,7 @@ def write(mixture: str, model: str, seed: int, sources: Sequence[Named], *, byte
         f"model: {model}"
         + ("  # random and tiny, for a first run; sail-vl2-2b is the real one" if model == TINY else ""),
         "dedup: {exact: true}  # equal samples count once",
+        *([f"max_reject_rate: {max_reject_rate:g}  # {_PASS}"] if max_reject_rate is not None else []),
         "",
         "sources:",
     ]
@@ -77,7 +89,8 @@ def write(mixture: str, model: str, seed: int, sources: Sequence[Named], *, byte
             f"  - name: {name}",
             *(["    reuse: true  # an earlier stage may have trained on the same samples"] if number else []),
             "    budget: 1 epoch  # or `2B tokens`, `500k samples`",
-            f"    mix: [{', '.join(map(_text, members))}]  # by their sizes; or shares: {{{_shares(members)}}}",
+            f"    mix: [{', '.join(map(_text, members))}]" + ("  # by their sizes" if len(members) > 1 else ""),
+            *(_by_shares(members) if len(members) > 1 else []),
             f"    sequence_length: {length}",
             "    train:",
             f"      lr: {{{rates}}}  # a module without a rate is frozen",
@@ -119,9 +132,14 @@ def _source(source: Named) -> list[str]:
     return lines
 
 
-def _shares(members: Sequence[str]) -> str:
-    share = 1 / len(members)
-    return ", ".join(f"{_text(name)}: {share:.2g}" for name in members)
+def _by_shares(members: Sequence[str]) -> list[str]:
+    """Comments that can be taken for the line above: with what is too small for its share repeated, as sizes are not known here."""
+    shares = ", ".join(f"{_text(name)}: {1 / len(members):.2g}" for name in members)
+    return [
+        "    # or by shares, which these two lines say in its place; what is too small for its share is repeated:",
+        f"    # mix: {{{shares}}}",
+        "    # on_exhausted: repeat",
+    ]
 
 
 def _path(path: str | list[str]) -> str:
@@ -133,7 +151,7 @@ def _text(text: str) -> str:
     plain = _SAFE.fullmatch(text) and not text.startswith(("-", "*")) and re.search(r"[A-Za-z]", text)
     if (
         plain
-        and text.lower() not in ("true", "false", "null", "yes", "no", "on", "off", "nan", "inf")
+        and text.lower().lstrip(".") not in ("true", "false", "null", "yes", "no", "on", "off", "nan", "inf")
         and not re.fullmatch(r"[-+.0-9eExXoO_]+", text)
     ):
         return text

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, isfinite
 
+import msgspec
+
 from mixc.errors import PlanError
 from mixc.plan.allocate import Allocation, Demand
 from mixc.plan.expressions import Expressions, Locate, Use, plan_error, spec_error
@@ -16,12 +18,16 @@ from mixc.spec.diagnostics import printable, suggest
 from mixc.spec.groups import reach
 from mixc.spec.load import KeyPath
 from mixc.spec.schema import MixEntry, Spec
+from shards.counted import counted
 
 FEW_KEPT = Fraction(1, 100)
 """A threshold that keeps less than this warns."""
 
 MANY_COPIES = Fraction(1, 100)
 """A source of which this part or more repeats other samples of it warns."""
+
+FEW = 6
+"""Entries of a mix that a mend writes out."""
 
 Warn = Callable[[str], None]
 
@@ -230,7 +236,7 @@ def report_shortfalls(
     before = "earlier uses included, " if any(by_name[short.name].used for short in allocation.shortfalls) else ""
     lines = [
         f"`{short.name}` should give {ceil(short.wanted):,} {stage.unit} but has {int(short.available):,}"
-        f" in {float(by_name[short.name].max_epochs):g} epochs ({before}{float(short.epochs):.2f} epochs wanted)"
+        f" in {_epochs(by_name[short.name].max_epochs)} ({before}{float(short.epochs):.2f} epochs wanted)"
         for short in allocation.shortfalls
     ]
     if not lines:
@@ -238,6 +244,7 @@ def report_shortfalls(
     told = "; ".join(lines)
     if stage.on_exhausted == "fail":
         first = allocation.shortfalls[0]
+        reuse = "set `reuse: true` in the stage; or " if before else ""
         raise plan_error(
             f"stage `{stage.name}`: "
             + ", ".join(f"`{short.name}`" for short in allocation.shortfalls)
@@ -245,9 +252,8 @@ def report_shortfalls(
             entry_path(spec, number, first.name),
             locate,
             why=told,
-            mend=("set `reuse: true`, " if before else "")
-            + f"give `{first.name}` max_epochs {ceil(first.epochs)}, lower its share or the budget, or set"
-            " on_exhausted",
+            mend=f"{reuse}write {_repeated(spec, number, allocation)} stage `{stage.name}`; or lower the share or the budget; or write"
+            " `on_exhausted: repeat`, `renormalise` or `shorten` in the stage, beside `mix`",
         )
     if stage.on_exhausted == "repeat":
         warn(f"stage `{stage.name}`: repeated beyond max_epochs: {told}")
@@ -257,3 +263,34 @@ def report_shortfalls(
     )
     short = f"; {int(allocation.unmet):,} {unit} of the budget are not met" if allocation.unmet >= 1 else ""
     warn(f"stage `{stage.name}`: {told}; {way}{short}")
+
+
+def _epochs(number: Fraction) -> str:
+    return counted(float(number), "epoch", f"{float(number):g}")
+
+
+def _repeated(spec: Spec, number: int, allocation: Allocation) -> str:
+    """What to write in the stage's mix, in the spec's own syntax, for the shares that it asks for."""
+    stage = spec.stages[number]
+    needed: dict[str, int] = {}
+    for short in allocation.shortfalls:
+        key = str(entry_path(spec, number, short.name)[-1])
+        needed[key] = max(needed.get(key, 0), ceil(short.epochs))
+    mix = mix_entries(stage.mix)
+    if isinstance(stage.mix, list):
+        entries = [
+            f"{name}: {{max_epochs: {needed[name]}}}" if name in needed else f"{name}: {{}}" for name in stage.mix
+        ]
+        return f"`mix: {{{', '.join(_few(entries))}}}` in"
+    told = []
+    for name, epochs in needed.items():
+        entry = mix[name]
+        said = [f"weight: {entry.weight:g}"] if entry.weight is not None else []
+        others = msgspec.structs.replace(entry, weight=None, max_epochs=None) != MixEntry()
+        keys = [*said, *(["..."] if others else []), f"max_epochs: {epochs}"]
+        told.append(f"`{name}: {{{', '.join(keys)}}}`")
+    return ", ".join(_few(told)) + " in the mix of"
+
+
+def _few(entries: list[str]) -> list[str]:
+    return entries if len(entries) <= FEW else [*entries[:FEW], "..."]

@@ -15,6 +15,8 @@ Unit = Literal["tokens", "supervised_tokens", "samples", "images"]
 Module = Literal["vision", "projector", "language"]
 Format = Literal["parquet", "jsonl", "json", "csv", "webdataset", "imagefolder", "huggingface"]
 Share = Annotated[float, Meta(ge=0, le=1)]
+MAX_REJECT_RATE = 0.1
+"""Where a spec does not say another."""
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -332,7 +334,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     sample of equal content from another source."""
     continue_from: ContinueFrom | None = None
     """Go on from the middle of another build's run."""
-    max_reject_rate: Annotated[float, Meta(ge=0, le=1)] = 0.1
+    max_reject_rate: Annotated[float, Meta(ge=0, le=1)] = MAX_REJECT_RATE
     """The compile fails when more than this share of a source's rows is unusable."""
     evidence: dict[str, str] | None = None
     """Where the figures come from, by key. For people; changes nothing."""

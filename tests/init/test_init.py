@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from mixc import rejects
 from mixc.check import check_spec
 from mixc.errors import SourceError, SpecError
 from mixc.init.guess import Guess, guess
@@ -194,7 +195,7 @@ def test_images_without_a_text_are_named(tmp_path: Path) -> None:
     [
         (b"", "it holds no row"),
         (b"\x00\xff\n", "it holds no row that can be read"),
-        (b'{"image": "gone.png", "text": "a dog"}\n', "none of its first 1 rows can be used (image_missing"),
+        (b'{"image": "gone.png", "text": "a dog"}\n', "none of its first 1 row can be used (image_missing"),
     ],
 )
 def test_files_that_cannot_be_used_are_left_out_with_the_reason(tmp_path: Path, content: bytes, why: str) -> None:
@@ -216,6 +217,35 @@ def test_a_name_that_no_spec_can_hold_is_left_out(tmp_path: Path) -> None:
     made = init(tmp_path, tmp_path / "spec.yaml")
     assert [(source.name, source.path) for source in made.sources] == [("b", "b.jsonl")]
     assert "no spec can" in made.left[0].why
+
+
+def test_rows_that_cannot_be_used_are_let_pass_with_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a text"}\n' * 2 + "{broken\n" * 3)
+    (tmp_path / "pics").mkdir()
+    for number in range(10):  # one in ten is within the rate
+        (tmp_path / f"pics/{number}.png").write_bytes(picture(number) if number else b"no picture")
+        (tmp_path / f"pics/{number}.txt").write_text("a dog")
+    made = init(tmp_path, tmp_path / "spec.yaml")
+    assert {source.name: (source.usable, source.rows) for source in made.sources} == {"a": (2, 5), "pics": (9, 10)}
+    assert made.max_reject_rate == 0.6
+    assert made.warnings[0].startswith("3 of the first 5 rows of a cannot be used")
+    assert "max_reject_rate: 0.6" in made.warnings[1] and len(made.warnings) == 2
+    assert load(tmp_path / "spec.yaml", ()).spec.max_reject_rate == 0.6
+    assert check_spec(tmp_path / "spec.yaml").ok
+
+    with (tmp_path / "a.jsonl").open("a") as file:  # more than are looked at: room for those
+        file.write('{"text": "a text"}\n' * 200)
+    made = init(tmp_path, tmp_path / "spec.yaml", force=True)
+    assert made.max_reject_rate is None and "max_reject_rate" not in (tmp_path / "spec.yaml").read_text()
+
+
+@given(rows=st.integers(1, 3000), part=st.floats(0, 1))
+def test_a_rate_that_is_suggested_lets_the_rows_pass(rows: int, part: float) -> None:
+    bad = int(part * rows)
+    assert not bad > rejects.rate_for(bad, rows) * rows  # as a compile compares
+    assert 0.1 <= rejects.rate_for(bad, rows) <= 1 or bad == rows
+    assert bad <= rejects.likely_rate(bad, rows) * rows <= rows
+    assert f"{rejects.rate_for(bad, rows):g}" in rejects.mend(bad, rows) or bad == rows
 
 
 def test_what_stands_there_is_not_replaced_unasked(tmp_path: Path) -> None:
@@ -255,6 +285,7 @@ def test_names_are_unique_and_allowed(hints: list[str]) -> None:
     kind=st.sampled_from(["caption", "ocr", "chat", "text"]),
     model=st.sampled_from(sorted(FAMILIES)),
 )
+@example(path=".NAN", keys={"text": ".inf"}, columns=[], kind="text", model="sail-vl-tiny")
 def test_whatever_a_path_is_called_the_spec_says_it(path, keys, columns, kind, model) -> None:
     guessed = Guess(kind=kind, keys=keys, columns=tuple(columns))
     source = Named(name="one", path=path, format=None, guess=guessed, about="2 files")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 
@@ -13,6 +15,7 @@ from mixc.errors import BuildError, MixcError, PlanError, SpecError
 from mixc.plan.database import open_database, shared_database
 from mixc.spec.load import load
 from mixc.spec.schema import Dedup, MixEntry, Order
+from mixc.spec.yaml import parse, plain
 
 
 @pytest.fixture
@@ -156,8 +159,30 @@ def test_all_are_duplicates(world: Any, row: Any, make_spec: Any, make_stage: An
 def test_exhausted_names_every_shortfall(refuse: Any) -> None:
     text = refuse(PlanError, {"a": 0.5, "b": 0.5}, budget="2000 tokens")
     assert "`a`, `b` cannot fill the share asked for" in text
-    assert "`a` should give 1,000 tokens but has 200 in 1 epochs (5.00 epochs wanted)" in text
-    assert "max_epochs 5" in text and "on_exhausted" in text and "stages[0].mix.a" in text
+    assert "`a` should give 1,000 tokens but has 200 in 1 epoch (5.00 epochs wanted)" in text
+    assert "write `a: {weight: 0.5, max_epochs: 5}`, `b: {weight: 0.5, max_epochs: 2}` in the mix of stage" in text
+    assert "on_exhausted" in text and "stages[0].mix.a" in text
+
+
+@pytest.mark.parametrize("mix", [{"a": 0.25, "b": 0.75}, ["a", "b"], {"a": MixEntry(max_epochs=1.5), "b": MixEntry()}])
+@pytest.mark.parametrize("budget", ["1000 tokens", "1777 tokens"])
+def test_what_the_mend_says_to_write_can_be_planned(
+    world: Any, make_spec: Any, make_stage: Any, fragments: list[Any], mix: Any, budget: str
+) -> None:
+    def plan(mix: Any) -> Any:
+        return world.plan(make_spec({"a": {}, "b": {}}, [make_stage(mix, budget=budget)]), fragments)
+
+    with pytest.raises(PlanError, match="cannot fill the share") as caught:
+        plan(mix)
+    *said, _ = re.findall(r"`(.*?)`", caught.value.mend.partition("; or ")[0])
+    parsed = [plain(parse(each.encode(), "mend")) for each in said]
+    written = parsed[0]["mix"] if isinstance(mix, list) else mix | {k: v for each in parsed for k, v in each.items()}
+    plan({name: msgspec.convert(e, MixEntry) if isinstance(e, dict) else e for name, e in written.items()})
+
+
+def test_a_mend_keeps_what_else_an_entry_says(refuse: Any) -> None:
+    text = refuse(PlanError, {"a": MixEntry(weight=2, where="score < 0.7"), "b": 1}, budget="600 tokens")
+    assert "write `a: {weight: 2, ..., max_epochs: 3}` in the mix of stage" in text
 
 
 def test_a_share_of_something_a_source_has_not(refuse: Any) -> None:
