@@ -170,8 +170,14 @@ class _Checker:
 
     def _unknown(self, name: str, node: Mapping, fields: Iterable[str], path: str) -> Diagnostic:
         free = [f for f in fields if f not in node.values]
-        mend = suggest(name, free or fields)
-        if not mend.startswith("did you mean"):  # then perhaps a key of another mapping
+        first, *inner = name.split(".")
+        if inner and first in fields:
+            mend = f"write `{_nested(first, inner, node.values[name])}`: a dot is for --set and for messages"
+            if isinstance(node.values.get(first), Mapping):
+                mend = f"write `{_nested(inner[0], inner[1:], node.values[name])}` in the `{first}` that is there"
+        else:
+            mend = suggest(name, free or fields)
+        if not mend.startswith(("did you mean", "write")):  # then perhaps a key of another mapping
             (elsewhere,) = difflib.get_close_matches(name, _homes(), n=1, cutoff=0.75) or ("",)
             homes = [home for home in _homes().get(elsewhere, ()) if home != path]
             mend = f"`{elsewhere}` is a key of {_join(homes)}" if homes else mend
@@ -251,6 +257,14 @@ class _Checker:
             hint = _HELD_OUT_HINT if path.startswith("held_out.") else _HINTS.get(path.rpartition(".")[2], "")
             mend = hint or _type_hint(node, info)
         return Diagnostic(message=message, place=span.place, mend=mend)
+
+
+def _nested(key: str, inner: list[str], value: Node) -> str:
+    """`order: {window: 10k}` for the keys of `order.window` and its value."""
+    shown = printable(value.span.text.content[value.span.start : value.span.end])
+    if not inner:
+        return f"{printable(key)}: {shown}"
+    return f"{printable(key)}: {{{_nested(inner[0], inner[1:], value)}}}"
 
 
 def _fits(node: Scalar, info: mi.Type) -> bool:

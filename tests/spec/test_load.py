@@ -102,6 +102,25 @@ WRONG: dict[str, tuple[str, str, str, str]] = {
     ),
     "fraction of warm-up": ("batch: 8}\n  - n", "batch: 8, warmup: «0.03»}\n  - n", "must be text or a whole", "`3%`"),
     "fractional budget": ("budget: 1 epoch", "budget: «1.5»", "must be text or a whole number", "`1.5 epochs`"),
+    "dots for a mapping": (
+        "    mix: [chat",
+        "    «order.window»: 10k\n    mix: [chat",
+        "unknown key `order.window` in stages.sft",
+        "write `order: {window: 10k}`",
+    ),
+    "dots at the top": (
+        "seed: 7",
+        "seed: 7\n«dedup.minhash.threshold»: 0.8",
+        "unknown key",
+        "write `dedup: {minhash: {threshold: 0.8}}`",
+    ),
+    "dots for a mapping that is there": (
+        "batch: 8}\n  - n",
+        "batch: 8}\n    «train.lr.vision»: 1e-5\n  - n",
+        "unknown key `train.lr.vision` in stages.align",
+        "write `lr: {vision: 1e-5}` in the `train` that is there",
+    ),
+    "dots after no key": ("seed: 7", "seed: 7\n«nothing.seed»: 0.8", "unknown key `nothing.seed`", "there is"),
     "one beta": (
         "batch: 8}\n  - n",
         "batch: 8, betas: «[0.9]»}\n  - n",
