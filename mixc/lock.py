@@ -28,6 +28,7 @@ from mixc.spec.diagnostics import suggest
 from mixc.spec.load import load
 from shards.atomic import atomic_write
 from shards.cache_folder import cache_folder
+from shards.recognise import recognise
 
 
 class Locked(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +112,8 @@ def check_lock(spec: Path, path: Path, overrides: Sequence[str] = ()) -> LockChe
 
 def lock_build(build: Path, out: Path) -> Locked:
     """Put a build's own lock, root and all, at `out`. Raises BuildError when there is none in the build."""
+    if not (build / LOCK).exists() and (known := recognise(build)):
+        raise BuildError("this is neither a spec nor a build", where=str(build), why=known)
     lock = read_lock(build / LOCK)
     written = not out.exists() or encode_lock(read_lock(out)) != encode_lock(lock)
     if written:

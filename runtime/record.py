@@ -20,9 +20,10 @@ from runtime.errors import ArgumentError, ResumeError
 from runtime.initial import Initial
 from shards.atomic import atomic_write
 from shards.manifest import Manifest
+from shards.recognise import RUN, recognise
 
 FORMAT = 1
-NAME = "run.json"
+NAME = RUN
 _LOCK = ".lock"
 
 
@@ -131,6 +132,8 @@ def read(out: Path) -> Record:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Record)
     except (OSError, msgspec.DecodeError) as error:
+        if not path.exists() and (known := recognise(out)):
+            raise ResumeError("not a run", where=str(out), why=known, mend="name the folder of a run") from None
         raise ResumeError(
             "not the description of a run that this version can go on with",
             where=str(path),

@@ -20,6 +20,7 @@ from shards.digest import canonical_json, digest
 from shards.errors import ShardError
 from shards.handles import open_file
 from shards.layout import MANIFEST, is_inside
+from shards.recognise import recognise
 from shards.store import Place
 
 FORMAT_VERSION = 2
@@ -285,6 +286,8 @@ def read_manifest(folder: Place) -> Manifest:
     encoding, its root and its own sums. Raises ShardError, saying which."""
     path = folder / MANIFEST
     if isinstance(path, Path) and not path.exists():
+        if isinstance(folder, Path) and (known := recognise(folder)):
+            raise ShardError(f"{folder}: not a build: {known}")
         raise ShardError(f"{path}: missing: not a build, or one that was never finished")
     file = open_file(path)
     if file.size > MAX_MANIFEST_BYTES:

@@ -14,9 +14,9 @@ from mixc.measure.family import FAMILIES, IMAGE_CONTEXT, IMAGE_END, IMAGE_START,
 from mixc.measure.template import TEMPLATES, THINK_TAGS, Template, template_named, template_of
 from mixc.measure.tokenizer import Tokenizer, load_tokenizer
 from shards.manifest import Geometry, Manifest
+from shards.recognise import RUN, recognise
 
 CONFIG = "config.json"
-RUN = "run.json"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_SETTINGS = "tokenizer_config.json"
 THINK_TOKENS = "think_tokens"
@@ -114,11 +114,12 @@ def _bytes(path: Path) -> bytes:
         raise BuildError(
             "no model here",
             where=str(path.parent),
-            why=f"there is no {path.name}",
+            why=recognise(path.parent) or f"there is no {path.name}",
             mend="give a run, a folder RUN/STAGE, or the folder of a released model",
         ) from None
     except OSError as error:
-        raise BuildError("no model here", where=str(path), why=error.strerror or str(error)) from None
+        why = recognise(path.parent) or error.strerror or str(error)
+        raise BuildError("no model here", where=str(path.parent), why=why) from None
 
 
 T = TypeVar("T")

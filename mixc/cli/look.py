@@ -260,14 +260,17 @@ def verify(
     """
     from mixc.cli.console import print_json, progress_bar, warn
     from mixc.errors import BuildError, MixcError
+    from shards.layout import MANIFEST
+    from shards.recognise import recognise
     from shards.verify import verify as check
 
     if not rebuild and (sources or spec or set):
         raise MixcError("--sources, --spec and --set are for --rebuild", mend="add --rebuild")
     if sources and spec:
         raise MixcError("a spec's paths are relative to its own folder", mend="give --sources or --spec")
-    if not build.is_dir():
-        raise BuildError("there is no build here", where=str(build))
+    known = recognise(build)
+    if not build.is_dir() or (known and not (build / MANIFEST).exists()):
+        raise BuildError("there is no build here", where=str(build), why=known)
     with progress_bar() as progress:
         problems = check(build, progress=lambda _, done, total: progress("verify", done, total))
     again = None

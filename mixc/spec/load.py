@@ -29,6 +29,7 @@ from mixc.spec.convert import convert
 from mixc.spec.diagnostics import InvalidSpecError, Place, Span, Text, fail, printable, suggest
 from mixc.spec.schema import Spec
 from mixc.spec.yaml import MAX_BYTES, MAX_DEPTH, Mapping, Node, Scalar, Sequence, compose, parse
+from shards.recognise import LOCK, recognise
 
 MAX_EXTENDS = 16
 """Specs in a chain of `extends`."""
@@ -157,7 +158,9 @@ def _read(file: Path, named_at: Span | None, reader: Reader | None) -> bytes:
         return data[: MAX_BYTES + 1]
     try:
         if file.is_dir():
-            raise wrong("this is a folder, not a spec", mend="name the YAML file in it")
+            raise wrong("this is a folder, not a spec", mend=recognise(file) or "name the YAML file in it")
+        if file.suffix == LOCK and file.is_file():
+            raise wrong("this is not a spec", mend=recognise(file))
         if file.exists() and not file.is_file():
             raise wrong("this is not a regular file")
         with file.open("rb") as stream:
