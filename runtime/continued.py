@@ -29,9 +29,7 @@ def find(run: Path, manifest: Manifest, settled: record.Record) -> Start:
     point = manifest.continues
     where = f"--continue-from {run}"
     if point is None:
-        raise ArgumentError(
-            "this build continues no run", where=where, mend="give its spec a `continue_from`, and compile it again"
-        )
+        raise ArgumentError("this build continues no run", where=where, mend=_way(run, record.read(run)))
     other = record.read(run)
     if other.root != point.root:
         raise ResumeError(
@@ -65,3 +63,24 @@ def find(run: Path, manifest: Manifest, settled: record.Record) -> Start:
     state = files.read(path)
     files.fits(path, state, root=point.root, zero=settled.zero, precision=settled.precision)
     return Start((path, state), before, other.parts["seed"])
+
+
+def _way(run: Path, other: record.Record) -> str:
+    """How a build comes to continue `run` from where it is now."""
+    steps = {name: stage["steps"] for name, stage in other.parts["stages"].items()}
+    trained = [name for name in other.stages if (run / name / weights.FILE).exists()]
+    found = files.latest(run)
+    if found is not None and found[1].stage not in trained:
+        stage, step = found[1].stage, found[1].step
+    elif trained:
+        stage, step = trained[-1], steps[trained[-1]]
+    else:
+        return f"there is nothing to continue in {run} yet: no stage is trained, and there is no checkpoint"
+    point = f"`continue_from: {{build: BUILD, stage: {stage}, step: {step}}}`"
+    way = (
+        f"write {point}, BUILD the one that {run} was trained from (root {other.root[:16]}), into the spec of this build, compile it"
+        ' again, and train that; docs/training.md, "Another mix from the middle of a run"'
+    )
+    if trained:
+        way += f"; or only begin with the weights, by --init {run / trained[-1]} and --stages"
+    return way

@@ -184,7 +184,8 @@ def _continued(found: Record, arguments: Arguments, manifest: Manifest, path: Pa
             f"the run is of another build: root {found.root[:16]}, and this one is {manifest.root[:16]}",
             where=str(path),
             why=f"moved: {listed}",
-            mend="resume with the build the run began with, or begin a run in another folder",
+            mend="resume with the build the run began with, or begin a run in another folder: one that goes on with this one's"
+            " weights has --continue-from, of a build whose spec says `continue_from`, or --init (docs/training.md)",
         )
     for flag, given, held in (
         ("--precision", arguments.precision, found.precision),

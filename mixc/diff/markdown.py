@@ -49,7 +49,7 @@ def _document(d: Difference) -> Iterator[str]:
         yield from _folded("Composition", [*_table(composition(d)), "", *distance])
         yield from _folded("Signals", _table(signals(d)))
         if d.order is not None:
-            on = [f"- {_text(line)}" for line in continuation(d.order.continuation)] if d.order.continuation else []
+            on = [f"- {_text(line)}" for line in continuation(d.order)]
             yield from _folded("Order", [*_table(steps(d.order)), "", *on])
     yield from _folded("Unknown", [f"- {level}: {_text(why)}" for level, why in d.unknown.items()])
 

@@ -29,7 +29,7 @@ def page(d: Difference) -> str:
         d=d,
         about=about,
         counted=counted,
-        continuation=list(continuation(d.order.continuation)) if d.order and d.order.continuation else [],
+        continuation=list(continuation(d.order)) if d.order else [],
         selection=selection(d.samples)[: ROWS + 1] if d.samples else [],
         examples=[example(kind, each) for kind, some in d.samples.examples.items() for each in some]
         if d.samples

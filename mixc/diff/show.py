@@ -203,5 +203,4 @@ def _order(order: Order) -> Iterator[Line]:
     else:
         yield Line("every step trains the same packs")
     yield from _table(steps(order), ["dim"])
-    if order.continuation is not None:
-        yield from map(Line, continuation(order.continuation))
+    yield from map(Line, continuation(order))

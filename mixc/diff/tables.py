@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from mixc.diff.difference import (
     QUANTILES,
-    Continuation,
     Difference,
     Move,
     Order,
@@ -114,10 +113,22 @@ def example(kind: str, each: SampleChange) -> str:
     return f"{each.id}  {each.source}  {uses}{why}"
 
 
-def continuation(found: Continuation) -> Iterator[str]:
-    """From where in A's run B may go on, a sentence a line."""
+def continuation(order: Order) -> Iterator[str]:
+    """From where in A's run B may go on, and how, a sentence a line. None when nothing differs."""
+    found = order.continuation
+    if found is None:
+        return
     if found.data.steps:
         yield f"a run of A may go on as B from its checkpoints up to {_point(found.data)}: no sample is repeated"
+        stage, step = found.data.stage, found.data.step
+        if step == order.stages[stage].steps_a:
+            yield f"how: `mixc train B --out RUN --init RUN_OF_A/{stage} --stages ...` with the stages of B that come after {stage}"
+        else:
+            yield (
+                f"how: write `continue_from: {{build: A, stage: {stage}, step: {step}}}`, or the step of an earlier checkpoint, into B's"
+                " spec, compile it, and `mixc train` that build with `--continue-from RUN_OF_A`"
+            )
+        yield 'docs/training.md has both, under "Another mix from the middle of a run"'
     else:
         yield "no checkpoint of A has trained only what B begins with"
     if found.training.steps != found.data.steps:

@@ -65,8 +65,10 @@ def test_a_stage_that_was_trained_to_its_end(train, first, stages, tmp_path):
 
 def test_what_does_not_fit_is_refused_before_a_model_is_built(train, build, first, stages, tmp_path):
     train(first, "--out", tmp_path / "cut", "--zero", 0, "--max-steps", 1)
+    way = "write `continue_from: {build: BUILD, stage: align, step: 1}`, BUILD the one that"
     refused = [
         (first, (), "this build continues no run"),
+        (first, (), way),
         (rest(tmp_path / "a", first, stages, "align", 2), (), "no checkpoint of step 2"),
         (rest(tmp_path / "b", build, stages, "align", 1), (), "this run is of root"),
         (rest(tmp_path / "c", first, stages, "align", 1, lr={"vision": 1e-3}), (), "and the checkpoint projector"),

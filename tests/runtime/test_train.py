@@ -242,6 +242,7 @@ def test_mistakes_are_said_before_training(train, build, whole, tmp_path):
     shutil.copytree(whole, tmp_path / "copied")
     said = train(other, "--out", tmp_path / "copied", "--resume", status=2)
     assert "another build" in said and "moved: stages.align.digest" in said and "tune" not in said
+    assert "--continue-from" in said and "`continue_from`" in said and "docs/training.md" in said
     frozen = msgspec.structs.replace(ALIGN, lr={})
     nothing = write_build(tmp_path / "nothing", {"align": (frozen, steps_of(1, 1))})
     assert "nothing to train" in train(nothing, "--out", tmp_path / "b", status=2)
