@@ -28,6 +28,7 @@ from runtime.model.zoo import architecture
 from runtime.processes import Place, from_first
 from shards import questions
 from shards.atomic import atomic_write
+from shards.counted import counted
 from shards.images import ImageError
 from shards.manifest import Manifest, StageEntry
 from shards.questions import Question, Questions
@@ -136,8 +137,8 @@ class Asker:
     @property
     def described(self) -> str:
         count, references = len(self._asked.questions), sum(q.reference is not None for q in self._asked.questions)
-        often = f", every {self._every} steps" if self._every else ""
-        return f"{count} question(s), {references} with a reference, at the stage's beginning and end{often}"
+        often = f", every {counted(self._every, 'step')}" if self._every else ""
+        return f"{counted(count, 'question')}, {references} with a reference, at the stage's beginning and end{often}"
 
     def at(self, engine: Engine, entry: StageEntry, step: int) -> int | None:
         """Ask the weights after `step` steps of a stage, if it is time and has not been done. How many answers are exact; None

@@ -30,6 +30,7 @@ from runtime.processes import Place, from_first
 from shards import store
 from shards.atomic import atomic_write
 from shards.build import Build
+from shards.counted import counted
 from shards.manifest import Manifest, StageEntry
 
 NAME = "evaluations.jsonl"
@@ -121,9 +122,9 @@ class Evaluator:
     def described(self) -> str:
         manifest = self._build.manifest
         packs, tokens = (sum(getattr(stage, name) for stage in manifest.stages) for name in ("packs", "tokens"))
-        often = f", every {self._every} steps" if self._every else ""
+        often = f", every {counted(self._every, 'step')}" if self._every else ""
         return (
-            f"{self._build.path.name}, root {manifest.root[:16]}, {packs:,} packs of {tokens:,} tokens, "
+            f"{self._build.path.name}, root {manifest.root[:16]}, {counted(packs, 'pack')} of {counted(tokens, 'token')}, "
             f"at the stage's beginning and end{often}"
         )
 

@@ -26,6 +26,7 @@ from runtime.lay import lay
 from runtime.resize import passes
 from shards import pack_kernel
 from shards.build import Build
+from shards.counted import counted
 from shards.digest import source_key
 from shards.errors import ShardError
 from shards.manifest import StageEntry
@@ -52,9 +53,9 @@ class Division:
             fits = [m for m in range(1, self.batch + 1) if self.batch % (self.world * m) == 0]
             processes = [w for w in range(1, self.batch + 1) if self.batch % w == 0]
             raise ArgumentError(
-                f"{self.world} process(es) with {self.micro_batch} pack(s) at a time do not divide a step of "
-                f"{self.batch} packs",
-                mend=f"with {self.world} process(es), --micro-batch can be {_listing(fits)}"
+                f"{counted(self.world, 'process')} with {counted(self.micro_batch, 'pack')} at a time do not divide a step of "
+                f"{counted(self.batch, 'pack')}",
+                mend=f"with {counted(self.world, 'process')}, --micro-batch can be {_listing(fits)}"
                 if fits
                 else f"the number of processes can be {_listing(processes)}",
             )

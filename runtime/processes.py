@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtime import imports
 from runtime.errors import ArgumentError, TrainError
+from shards.counted import counted
 
 if TYPE_CHECKING:
     import torch
@@ -119,7 +120,7 @@ def device(place: Place) -> torch.device:
         return torch.device("cpu")
     if place.local_world > torch.cuda.device_count():
         raise ArgumentError(
-            f"{place.local_world} processes, but {torch.cuda.device_count()} GPU(s) here",
+            f"{counted(place.local_world, 'process')}, but {counted(torch.cuda.device_count(), 'GPU')} here",
             mend="start one process a GPU, or set DS_ACCELERATOR=cpu",
         )
     torch.cuda.set_device(place.local_rank)

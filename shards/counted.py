@@ -4,5 +4,5 @@ from __future__ import annotations
 
 
 def counted(number: float, noun: str, shown: str = "") -> str:
-    """`1 step`, `2 steps`, `12,345 steps`. `noun`: one that takes an s; `shown`: the number as it is to be read."""
-    return f"{shown or format(number, ',')} {noun}" + ("" if number == 1 else "s")
+    """`1 step`, `2 steps`, `2 processes`. `noun`: one that takes an s, or es; `shown`: the number as it is to be read."""
+    return f"{shown or format(number, ',')} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from mixc.cli.build import JsonOption
+from shards.counted import counted
 
 
 def doctor(json: JsonOption = False) -> None:
@@ -21,5 +22,5 @@ def doctor(json: JsonOption = False) -> None:
     if json:
         print_json({"ok": not problems, "findings": findings})
     elif problems:
-        print(f"{problems} problem(s) would stop training")
+        print(f"{counted(problems, 'problem')} would stop training")
     raise typer.Exit(1 if problems else 0)

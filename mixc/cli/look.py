@@ -260,6 +260,7 @@ def verify(
     """
     from mixc.cli.console import print_json, progress_bar, warn
     from mixc.errors import BuildError, MixcError
+    from shards.counted import counted
     from shards.layout import MANIFEST
     from shards.recognise import recognise
     from shards.verify import verify as check
@@ -292,12 +293,12 @@ def verify(
     else:
         for problem in problems:
             print(problem)
-        print("ok: every byte is as it was written" if not problems else f"{len(problems)} problems")
+        print("ok: every byte is as it was written" if not problems else counted(len(problems), "problem"))
         if again:
             for line in again.words():
                 print(line)
             if again.ok:
-                print(f"ok: built again, the same root and the same {again.shards} shards")
+                print(f"ok: built again, the same root and the same {counted(again.shards, 'shard')}")
                 print(f"root {again.root}")
     raise typer.Exit(0 if ok else 1)
 

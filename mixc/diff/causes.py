@@ -21,6 +21,7 @@ from mixc.plan.expressions import nowhere, parse_expressions
 from mixc.spec.groups import stage_sources
 from mixc.spec.quantity import as_written
 from mixc.spec.schema import Spec
+from shards.counted import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +146,7 @@ def _contents(evidence: Evidence) -> list[Cause]:
 def _row_counts(rows: Rows) -> str:
     counts = (("changed", rows.changed), ("added", rows.added), ("removed", rows.removed))
     told = [(number, verb) for verb, number in counts if number]
-    first = [f"{told[0][0]:,} row{'s' if told[0][0] > 1 else ''} {told[0][1]}"]
+    first = [f"{counted(told[0][0], 'row')} {told[0][1]}"]
     return ", ".join([*first, *(f"{number:,} {verb}" for number, verb in told[1:])])
 
 
@@ -154,7 +155,7 @@ def _file_counts(files: Files) -> str:
     told = [(len(paths), verb) for verb, paths in counts if paths]
     if not told:
         return "parts of files"
-    first = [f"{told[0][0]:,} file{'s' if told[0][0] > 1 else ''} {told[0][1]}"]
+    first = [f"{counted(told[0][0], 'file')} {told[0][1]}"]
     return ", ".join([*first, *(f"{number:,} {verb}" for number, verb in told[1:])])
 
 

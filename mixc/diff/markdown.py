@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from mixc.diff.difference import Cause, Difference
-from mixc.diff.tables import Row, about, composition, continuation, counted, example, selection, signals, steps
+from mixc.diff.tables import Row, about, became, composition, continuation, example, selection, signals, steps
+from shards.counted import counted
 
 ROWS = 40
 """Of a table; a comment on a forge has a limit, and a reader too. JSON has all."""
@@ -38,7 +39,7 @@ def _document(d: Difference) -> Iterator[str]:
         if d.samples is not None:
             examples = [(kind, each) for kind, some in d.samples.examples.items() for each in some][:EXAMPLES]
             told = [f"- {_text(example(kind, each))}" for kind, each in examples]
-            yield from _folded("Selection", [counted(d.samples), "", *_table(selection(d.samples)), "", *told])
+            yield from _folded("Selection", [became(d.samples), "", *_table(selection(d.samples)), "", *told])
         distance = (
             [
                 f"Distance by tokens: total variation {d.distance.total_variation:.4f}, Jensen-Shannon {d.distance.jensen_shannon:.4f} bits."
@@ -67,7 +68,7 @@ def _sources(d: Difference) -> list[str]:
     found = []
     for name, change in d.sources.items():
         found.append(
-            f"- **{_text(name)}**: {change.samples_a:,} → {change.samples_b:,} samples, {change.kept:,} files kept"
+            f"- **{_text(name)}**: {change.samples_a:,} → {change.samples_b:,} samples, {counted(change.kept, 'file')} kept"
         )
         for sign, paths in (("changed", change.changed), ("added", change.added), ("removed", change.removed)):
             found += [f"  - {sign} {_text(path)}" for path in paths[:ROWS]]

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from mixc.diff.difference import BINS, Difference, Distribution
-from mixc.diff.tables import about, composition, continuation, counted, example, pair, selection, signals, steps
+from mixc.diff.tables import about, became, composition, continuation, example, pair, selection, signals, steps
 from mixc.page.plots import Bin, histogram, share_bar
 from mixc.page.render import render
 from shards.atomic import atomic_write
@@ -28,7 +28,7 @@ def page(d: Difference) -> str:
         "diff/diff.html.j2",
         d=d,
         about=about,
-        counted=counted,
+        became=became,
         continuation=list(continuation(d.order)) if d.order else [],
         selection=selection(d.samples)[: ROWS + 1] if d.samples else [],
         examples=[example(kind, each) for kind, some in d.samples.examples.items() for each in some]

@@ -8,6 +8,7 @@ from typing import Literal
 
 from mixc.diff.difference import Cause, Difference, Move, Order, SampleCounts, SourceChange
 from mixc.diff.tables import about, composition, continuation, count, example, rules, signals, steps
+from shards.counted import counted
 
 Mark = Literal["", "heading", "good", "added", "removed", "changed", "dim"]
 MOVES, EXAMPLES, PATHS = 12, 6, 10
@@ -99,10 +100,7 @@ def _table(rows: Sequence[Sequence[str]], marks: Sequence[Mark] = ()) -> Iterato
 
 def _sources(sources: dict[str, SourceChange]) -> Iterator[Line]:
     for name, change in sources.items():
-        yield Line(
-            f"{name}: {count(change.samples_a, change.samples_b)} samples, "
-            f"{change.kept:,} file{'' if change.kept == 1 else 's'} kept"
-        )
+        yield Line(f"{name}: {count(change.samples_a, change.samples_b)} samples, {counted(change.kept, 'file')} kept")
         for paths, sign, mark in (
             (change.changed, "~", "changed"),
             (change.added, "+", "added"),
@@ -133,10 +131,10 @@ def _more(count: int, indent: str) -> Iterator[Line]:
 
 def _selection(s: SampleCounts) -> Iterator[Line]:
     if s.added:
-        yield Line(f"+ {s.added:,} added ({s.added_tokens:,} tokens)", "added")
+        yield Line(f"+ {s.added:,} added ({counted(s.added_tokens, 'token')})", "added")
         yield from _rules(s.added_by_rule, "was out by", "were out by")
     if s.removed:
-        yield Line(f"- {s.removed:,} removed ({s.removed_tokens:,} tokens)", "removed")
+        yield Line(f"- {s.removed:,} removed ({counted(s.removed_tokens, 'token')})", "removed")
         yield from _rules(s.removed_by_rule, "is out by", "are out by")
     if s.moved:
         yield Line(f"> {s.moved:,} moved between stages", "changed")
@@ -177,7 +175,9 @@ def _composition(d: Difference) -> Iterator[Line]:
         if stage.a is None or stage.b is None:
             only, verb = (stage.b, "only in B") if stage.a is None else (stage.a, "only in A")
             assert only is not None
-            yield Line(f"{stage.stage}: {verb}, {only.steps:,} steps of {only.batch:,} packs, {only.tokens:,} tokens")
+            yield Line(
+                f"{stage.stage}: {verb}, {counted(only.steps, 'step')} of {counted(only.batch, 'pack')}, {counted(only.tokens, 'token')}"
+            )
         else:
             yield Line(
                 f"{stage.stage}: {count(stage.a.tokens, stage.b.tokens)} tokens, "

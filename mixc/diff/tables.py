@@ -87,7 +87,7 @@ def rules(move: Move) -> str:
     return ", ".join(rule if count == move.samples else f"{rule} ({count:,})" for rule, count in move.rules.items())
 
 
-def counted(s: SampleCounts) -> str:
+def became(s: SampleCounts) -> str:
     """What became of the samples, in one line."""
     return (
         f"{s.added:,} added ({s.added_tokens:,} tokens), {s.removed:,} removed ({s.removed_tokens:,} tokens), {s.moved:,} moved between "

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from shards.counted import counted
+
 LONGEST = 100
 """Characters of a value."""
 
@@ -131,7 +133,7 @@ def weight(value: float | None) -> str:
 
 
 def epochs(value: float | None) -> str:
-    return "none" if value is None else f"{shown(value)} epoch{'' if value == 1 else 's'}"
+    return "none" if value is None else counted(value, "epoch", shown(value))
 
 
 def rate(value: float | None) -> str:

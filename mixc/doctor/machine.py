@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mixc.doctor.finding import Finding
 from shards.cache_folder import cache_folder
+from shards.counted import counted
 
 _GIB = 1 << 30
 _GROUP = Path("/sys/fs/cgroup")
@@ -37,11 +38,11 @@ def _cores() -> Finding:
         if allowed < cores:
             return Finding(
                 state="note",
-                what=f"{allowed:g} cores, of the {cores} that programs see",
+                what=f"{counted(allowed, 'core', format(allowed, 'g'))}, of the {cores} that programs see",
                 why="a limit of the container's",
                 mend="set OMP_NUM_THREADS, and give --workers",
             )
-    return Finding(state="ok", what=f"{cores} core(s)")
+    return Finding(state="ok", what=counted(cores, "core"))
 
 
 def _memory() -> Finding:

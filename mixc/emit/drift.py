@@ -14,6 +14,7 @@ import msgspec
 
 from mixc.emit.lock import Found, Inputs, Lock, LockedFragment
 from mixc.spec.changes import changes
+from shards.counted import counted
 
 _Fragment = LockedFragment | Found
 
@@ -224,4 +225,4 @@ def _pin(pin: str | None) -> str:
 def _count(samples: int | None) -> str:
     if samples is None:
         return "samples not counted yet"
-    return f"{samples:,} sample{'' if samples == 1 else 's'}"
+    return counted(samples, "sample")

@@ -13,6 +13,7 @@ from mixc.errors import SourceError
 from mixc.sources import files
 from mixc.sources.folders import METADATA
 from mixc.sources.formats.imagefolder import is_image, pairs
+from shards.counted import counted
 
 SUFFIXES = (
     *(".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".tar"),
@@ -75,7 +76,7 @@ def find(folder: Path) -> tuple[list[Candidate], list[PassedOver]]:
                     bare.append((current, len(told)))
     for current, count in bare:
         if not any(current == table or _above(table, current) or _above(current, table) for table in tables):
-            why = f"{count} images without a text: give each a .txt of its name, or a metadata.jsonl with `file_name` and `text`"
+            why = f"{counted(count, 'image')} without a text: give each a .txt of its name, or a metadata.jsonl with `file_name` and `text`"
             passed.append(PassedOver(path=current, why=why))
     return sorted(_merged(candidates), key=lambda each: each.paths), passed
 

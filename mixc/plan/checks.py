@@ -125,7 +125,7 @@ def check_sources(
         if not used and evaluates:
             pass  # it is there for what it means to the others: whose duplicates go, what is held out
         elif not used:
-            warn(f"source `{name}` is in no stage's mix: none of its {counts.rows:,} samples is used")
+            warn(f"source `{name}` is in no stage's mix: none of its {counted(counts.rows, 'sample')} is used")
         elif counts.rows == 0:
             raise plan_error(
                 f"source `{name}` has no samples", ("sources", name), locate, mend="see the rejects for why"
@@ -135,7 +135,7 @@ def check_sources(
         elif counts.passing == 0 and used:
             raise _keeps_nothing(expressions.where[name], name, counts.rows, locate)
         elif counts.passing < FEW_KEPT * counts.rows:
-            warn(f"`where` of source `{name}` keeps {counts.passing:,} of {counts.rows:,} samples")
+            warn(f"`where` of source `{name}` keeps {counts.passing:,} of {counted(counts.rows, 'sample')}")
         if held and counts.rows and not counts.dropped.get("held_out"):
             raise plan_error(
                 f"nothing is held out of source `{name}`",
@@ -192,7 +192,9 @@ def check_offers(
         if use is not None and offer.matching == 0:
             raise _keeps_nothing(use, name, offer.alive, locate)
         if use is not None and offer.matching < FEW_KEPT * offer.alive:
-            warn(f"stage `{stage.name}`: `where` of `{name}` keeps {offer.matching:,} of {offer.alive:,} samples")
+            warn(
+                f"stage `{stage.name}`: `where` of `{name}` keeps {offer.matching:,} of {counted(offer.alive, 'sample')}"
+            )
         if offer.passing == 0:
             raise plan_error(
                 f"stage `{stage.name}`: the quantile of `{name}` holds no sample",

@@ -20,6 +20,7 @@ from mixc.plan.load import id_halves
 from mixc.plan.samples import Samples
 from mixc.sorting import equal_runs, total_order
 from mixc.spec.schema import ContinueFrom
+from shards.counted import counted
 from shards.errors import ShardError
 from shards.manifest import read_manifest
 
@@ -83,7 +84,7 @@ def read_consumed(build: Path, point: ContinueFrom) -> Consumed:
     number = names.index(point.stage)
     if point.step > manifest.stages[number].steps:
         raise SpecError(
-            f"stage `{point.stage}` of the build to continue from has {manifest.stages[number].steps:,} steps,"
+            f"stage `{point.stage}` of the build to continue from has {counted(manifest.stages[number].steps, 'step')},"
             f" not {point.step:,}",
             where=str(build),
         )

@@ -351,7 +351,9 @@ def _stage_plan(
             )
         warn(f"stage `{stage.name}`: {part} of its packs' tokens are padding; {mend}")
     if 2 * layout.empty >= batch:
-        warn(f"stage `{stage.name}`: {layout.empty} of the {batch} packs of its last step are empty")
+        warn(
+            f"stage `{stage.name}`: {layout.empty} of the {batch} packs of its last step {'is' if layout.empty == 1 else 'are'} empty"
+        )
     steps = layout.written // batch
     return StagePlan(
         name=stage.name,

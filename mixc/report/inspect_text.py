@@ -14,6 +14,7 @@ from rich.text import Text
 
 from mixc.report.inspect import InspectedPack, Run, Segment
 from mixc.report.thumbnail import pixel_thumbnail
+from shards.counted import counted
 from shards.errors import ShardError
 from shards.images import ImageError
 
@@ -34,8 +35,8 @@ def show(pack: InspectedPack, read_image: ReadImage, console: Console) -> None:
     """Supervised text is bold green; without colour it stands between ⟦ and ⟧. Tokens, where the pack has them, are underlined by
     turns, or end with │."""
     console.print(
-        f"stage {pack.stage}, step {pack.step}, pack {pack.pack}: {len(pack.segments)} samples, "
-        f"{pack.tokens:,} of {pack.capacity:,} tokens",
+        f"stage {pack.stage}, step {pack.step}, pack {pack.pack}: {counted(len(pack.segments), 'sample')}, "
+        f"{pack.tokens:,} of {counted(pack.capacity, 'token')}",
         highlight=False,
     )
     for segment in pack.segments:
@@ -45,7 +46,7 @@ def show(pack: InspectedPack, read_image: ReadImage, console: Console) -> None:
 def _segment(segment: Segment, read_image: ReadImage, console: Console) -> None:
     piece = f", piece {segment.piece}" if segment.piece else ""
     console.rule(
-        f"{segment.place}: {segment.source} {segment.id[:12]} epoch {segment.epoch}{piece}, {segment.tokens:,} tokens, "
+        f"{segment.place}: {segment.source} {segment.id[:12]} epoch {segment.epoch}{piece}, {counted(segment.tokens, 'token')}, "
         f"{segment.supervised_tokens:,} supervised, weight {segment.weight:.4g}",
         align="left",
     )

@@ -20,6 +20,7 @@ from mixc.spec.expression import parse_expression
 from mixc.spec.groups import reach
 from mixc.spec.quantity import parse_count
 from mixc.spec.schema import MixEntry, Order, Spec, Stage
+from shards.counted import counted
 
 MOST_NAMED = 3
 """Duplicates that are named one by one."""
@@ -202,7 +203,7 @@ class Reasons:
         most = "" if entry.max_epochs is None else f" (at most {entry.max_epochs:g})"
         return (
             f"in {stage.name} {written}{change}{through}: {given.wished:.2%} of the {unit} wished, {given.met:.2%} met, by"
-            f" {given.epochs:.2f} epochs{most} of {given.eligible:,} eligible samples"
+            f" {given.epochs:.2f} epochs{most} of {counted(given.eligible, 'eligible sample')}"
         )
 
     def _epoch(self, number: int, source: str, id: str, epoch: int, entry: MixEntry, values: Values) -> str:

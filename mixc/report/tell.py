@@ -13,6 +13,7 @@ from mixc.report.explain import FileStory, Row, SampleStory, Use
 from mixc.report.reasons import Reason
 from mixc.report.search import Search
 from mixc.spec.diagnostics import printable
+from shards.counted import counted
 
 SHORT = 12
 """Digits of an id in a table: enough to ask for the sample again."""
@@ -61,14 +62,14 @@ def sample_lines(story: SampleStory) -> Iterator[Text]:
         yield Text.assemble(
             ("  stage ", ""),
             (use.stage, "bold"),
-            f", step {use.step}, pack {use.pack}, place {use.place}, epoch {use.epoch}{_piece(use)}: {use.tokens:,} tokens,"
-            f" {use.supervised_tokens:,} supervised of weight {use.weight:.4g}, {use.images} images",
+            f", step {use.step}, pack {use.pack}, place {use.place}, epoch {use.epoch}{_piece(use)}: {counted(use.tokens, 'token')},"
+            f" {use.supervised_tokens:,} supervised of weight {use.weight:.4g}, {counted(use.images, 'image')}",
         )
         yield from _reasons([reason for reason in use.why if reason not in told], "      ")
         told += use.why
     for drop in story.drops:
         yield Text()
-        yield Text.assemble(("not used: ", "bold"), (drop.rule, "bold red"), f"  ({drop.tokens:,} tokens)")
+        yield Text.assemble(("not used: ", "bold"), (drop.rule, "bold red"), f"  ({counted(drop.tokens, 'token')})")
         yield from _reasons(drop.why, "      ")
     if story.not_in:
         yield Text()
@@ -85,14 +86,14 @@ def file_lines(story: FileStory) -> Iterator[Text]:
     yield Text(f"  {read} {', '.join(story.sources)}; digest {', '.join(digest[:16] for digest in story.digests)}")
     unusable = sum(story.rejects.values())
     yield Text(
-        f"  {story.samples:,} samples: {story.used:,} used, {sum(story.drops.values()):,} not; {unusable:,} unusable rows"
+        f"  {counted(story.samples, 'sample')}: {story.used:,} used, {sum(story.drops.values()):,} not; {counted(unusable, 'unusable row')}"
     )
     for stage in story.stages:
         yield Text.assemble(
             "  ",
             (stage.stage, "bold"),
-            f": {stage.samples:,} samples {_times(stage.placements)} in all, at most {_times(stage.epochs, 'epoch')} each,"
-            f" {stage.tokens:,} tokens, steps {stage.first_step:,} to {stage.last_step:,}",
+            f": {counted(stage.samples, 'sample')} {_times(stage.placements)} in all, at most {_times(stage.epochs, 'epoch')} each,"
+            f" {counted(stage.tokens, 'token')}, steps {stage.first_step:,} to {stage.last_step:,}",
         )
     for rule, count in story.drops.items():
         yield Text.assemble("  not used: ", (rule, "red"), f" {count:,}")
@@ -119,7 +120,7 @@ def row_line(row: Row) -> Text:
 def search_lines(search: Search) -> Iterator[Text]:
     yield Text.assemble(
         (f"{_times(search.places, 'place')}, {_times(search.samples, 'sample')}", "bold"),
-        f" of {search.packs:,} packs: {search.what[:80]!r}",
+        f" of {counted(search.packs, 'pack')}: {search.what[:80]!r}",
     )
     for found in search.found:
         use = found.use
@@ -194,7 +195,7 @@ def _counted(uses: Sequence[Use]) -> str:
     for use in uses:
         total.update(tokens=use.tokens, supervised=use.supervised_tokens, images=use.images)
     return (
-        f"{_times(len(uses), 'document')}, {total['tokens']:,} tokens, {total['supervised']:,} supervised,"
+        f"{_times(len(uses), 'document')}, {counted(total['tokens'], 'token')}, {total['supervised']:,} supervised,"
         f" {_times(total['images'], 'image')}"
     )
 

@@ -35,6 +35,8 @@ _OF_IMAGES: tuple[Reason, ...] = (
     "image_bomb",
     "placeholder_mismatch",
 )
+_OF_LINE = re.compile(r"(?<=: )line \d+: ")
+_IN_LINE = re.compile(r": line 1 column \d+ \(char \d+\)$")
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -57,8 +59,10 @@ def excerpt(fragment: Fragment, source: Source, reject: Reject) -> list[str]:
 
 def told_reject(fragment: Fragment, reject: Reject, source: Source) -> str:
     """An unusable row in words, its file and number, and below that its line where there is one; for a terminal."""
-    head = f"{files.printable(fragment.path)} row {reject.row}: {reason(reject)}"
-    return "\n".join([head, *excerpt(fragment, source, reject)])
+    lines, why = excerpt(fragment, source, reject), reason(reject)
+    if lines:  # which say the line, and the place in it
+        why = _IN_LINE.sub("", _OF_LINE.sub("", why, count=1))
+    return "\n".join([f"{files.printable(fragment.path)} row {reject.row}: {why}", *lines])
 
 
 def reason(reject: Reject) -> str:

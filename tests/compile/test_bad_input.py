@@ -171,7 +171,7 @@ def test_too_many_bad_rows_fail_the_compile(mixc, folder: Path) -> None:
         file.write("{\n")
     done = mixc("compile", folder / "spec.yaml", "-o", folder / "build", check=2)
     assert "1 of 5 rows" in done.stderr and "broken_row" in done.stderr and "max_reject_rate" in done.stderr
-    assert f"{folder}/pictures.jsonl row 4: broken_row: line 5: " in done.stderr
+    assert f"{folder}/pictures.jsonl row 4: broken_row: " in done.stderr
     assert "    5 | {\n      |  ^\n" in done.stderr
     assert not (folder / "build").exists()
 

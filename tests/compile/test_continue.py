@@ -97,7 +97,7 @@ def test_points_that_do_not_exist(mixc: Mixc, tmp_path: Path) -> None:
     for point, said in (
         ("{build: nowhere, stage: one, step: 0}", "cannot be read"),
         ("{build: first, stage: two, step: 0}", "has no stage `two`"),
-        ("{build: first, stage: one, step: 99}", "1 steps, not 99"),
+        ("{build: first, stage: one, step: 99}", "1 step, not 99"),
     ):
         wrong = spec(tmp_path, "wrong.yaml", "[a, b]", "1 epoch", f"continue_from: {point}")
         failed = mixc("plan", wrong, check=2)

@@ -9,6 +9,7 @@ import pytest
 
 from mixc.doctor import machine as module
 from mixc.doctor.machine import machine
+from shards.counted import counted
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -23,7 +24,7 @@ def test_a_containers_limits_are_told(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "cpu.max").write_text("max 100000\n")
     (tmp_path / "memory.max").write_text("max\n")
     said = [str(finding) for finding in machine()]
-    assert said[0] == f"ok       {len(os.sched_getaffinity(0))} core(s)" and "free" in said[1]
+    assert said[0] == f"ok       {counted(len(os.sched_getaffinity(0)), 'core')}" and "free" in said[1]
 
 
 def test_the_disk_is_the_caches_be_the_cache_there_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

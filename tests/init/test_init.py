@@ -184,7 +184,7 @@ def test_images_without_a_text_are_named(tmp_path: Path) -> None:
     (tmp_path / "bare/1.png").write_bytes(picture())
     with pytest.raises(SourceError, match="nothing to train on") as error:
         init(tmp_path, tmp_path / "spec.yaml")
-    assert "1 images without a text" in error.value.why
+    assert "1 image without a text" in error.value.why
     assert not (tmp_path / "spec.yaml").exists()
     (tmp_path / "notes.jsonl").write_text('{"text": "something"}\n')  # a table, which might have named them
     assert init(tmp_path, tmp_path / "spec.yaml").left == []

@@ -327,7 +327,7 @@ class TestARun:
     def test_is_shown(self, train: Train, build: Path, tmp_path: Path) -> None:
         said = train(build, "--out", tmp_path, "--zero", 0, *ask(tmp_path), "--max-steps", 1)
         assert "answers  align 0/3  exact 0 of 1  " in said
-        assert "asked: 11 question(s), 1 with a reference, at the stage's beginning and end\n" in said
+        assert "asked: 11 questions, 1 with a reference, at the stage's beginning and end\n" in said
 
     def test_is_told_to_tensorboard(self, train: Train, build: Path, tmp_path: Path) -> None:
         pytest.importorskip("tensorboard", reason="needs the package tensorboard")
