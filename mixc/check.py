@@ -16,10 +16,8 @@ from mixc.errors import MixcError, SourceError, SpecError
 from mixc.inputs import check_loaded
 from mixc.measure.template import template_named
 from mixc.plan.expressions import Use, parse_expressions, resolve
-from mixc.sources.excerpt import told_reject
-from mixc.sources.fragment import Fragment
+from mixc.rejects import Rejected, few_of, lines, of_head
 from mixc.sources.head import Head, head, head_columns, same_files
-from mixc.sources.sample import Reject
 from mixc.spec.groups import stage_sources
 from mixc.spec.load import LoadedSpec, load
 from mixc.spec.schema import Source
@@ -36,6 +34,8 @@ class CheckedSource(msgspec.Struct, frozen=True, kw_only=True):
     """That were read."""
     rejects: dict[str, int]
     """Of these, by reason: what would be rejected."""
+    reject_examples: list[Rejected]
+    """A few of them by name."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,18 +88,24 @@ def check_spec(path: Path, overrides: Sequence[str] = ()) -> Checked:
                 columns = _resolved(found, source, name, uses[name], loaded)
             except MixcError as error:
                 note(name, error)
-        rejects = _rejects(found, decode=source.decode_images)
-        reasons = Counter(reject.reason for _, reject in rejects)
+        rejects = of_head(name, found, source, loaded.base)
+        reasons = Counter(reject.reason for reject in rejects)
+        named = few_of(rejects)
         if rejects:
             told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
             text = f"{len(rejects)} of the first {len(found.rows)} rows would be rejected: {told}"
-            first = told_reject(*rejects[0], source)
+            examples = "\n".join(lines(named, "`mixc plan` reads all rows"))
             all_read = found.whole and len(rejects) > spec.max_reject_rate * len(found.rows)
             if all_read or len(rejects) == len(found.rows):  # else the rows that were not read may be better
                 place = loaded.locate(f"sources.{name}")
-                note(name, SourceError(text, where=place, why=first, mend="mend the data, or what the spec says of it"))
+                note(
+                    name,
+                    SourceError(
+                        text, where=place, why=f"such as\n{examples}", mend="mend the data, or what the spec says of it"
+                    ),
+                )
             else:
-                warnings.append(f"{loaded.locate(f'sources.{name}')}: {text}\n  {first}")
+                warnings.append(f"{loaded.locate(f'sources.{name}')}: {text}\n{examples}")
         checked.append(
             CheckedSource(
                 name=name,
@@ -108,6 +114,7 @@ def check_spec(path: Path, overrides: Sequence[str] = ()) -> Checked:
                 columns=columns,
                 rows=len(found.rows),
                 rejects=dict(sorted(reasons.items())),
+                reject_examples=named.examples,
             )
         )
     for one, first_path, other, copy in same_files(heads):
@@ -138,20 +145,3 @@ def _resolved(found: Head, source: Source, name: str, uses: list[Use], loaded: L
         columns = head_columns(found, source, all_files=True)
         resolve(name, uses, columns, loaded.place, computed=computed)
     return columns
-
-
-def _rejects(found: Head, *, decode: bool) -> list[tuple[Fragment, Reject]]:
-    """With their files, rows that reading or decoding their images rejects; without `decode`, reading their images' headers."""
-    from mixc.measure.image import ImageError, probe
-
-    rejects = []
-    for fragment, row in zip(found.origins, found.rows, strict=True):
-        if isinstance(row, Reject):
-            rejects.append((fragment, row))
-            continue
-        try:
-            for image in row.images:
-                probe(image, decode=decode)
-        except ImageError as error:
-            rejects.append((fragment, Reject(row=row.row, reason=error.reason, detail=str(error))))
-    return rejects

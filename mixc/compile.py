@@ -36,6 +36,7 @@ from mixc.emit.lock import (
 )
 from mixc.errors import BuildError, SourceError
 from mixc.inputs import inputs, open_spec, scan_sources, shown
+from mixc.measure.object import read_rejects
 from mixc.measure.run import ObjectRef, measure
 from mixc.measure.tokenizer import Tokenizer
 from mixc.no_pandas import decide_without_pandas
@@ -44,10 +45,9 @@ from mixc.plan.database import Shared
 from mixc.plan.load import PlannedFragment
 from mixc.plan.run import plan
 from mixc.plan.tables import PlanSummary
+from mixc.rejects import lines, of_objects
 from mixc.signals.run import compute_signals, pinned_signals
-from mixc.sources.excerpt import told_reject
 from mixc.sources.read import check_columns
-from mixc.sources.sample import Reject
 from mixc.spec.canonical import canonical
 from mixc.spec.load import LoadedSpec, load
 from mixc.spec.schema import Source
@@ -340,16 +340,9 @@ def _check_rejects(loaded: LoadedSpec, objects: list[ObjectRef]) -> None:
             raise SourceError(
                 f"{bad} of {rows} rows of source {name!r} are unusable",
                 where=loaded.locate(f"sources.{name}"),
-                why=f"{counts}\n  {_first_reject(refs, loaded.spec.sources[name])}",
+                why="\n".join([counts, *lines(of_objects(refs, loaded.base, loaded.spec.sources), "")]),
                 mend=f"mend the data, or raise max_reject_rate above {limit:g}",
             )
-
-
-def _first_reject(refs: Sequence[ObjectRef], source: Source) -> str:
-    """Of the source's files the first by path that has unusable rows, and the first of these."""
-    ref = min((each for each in refs if each.info.rejects), key=lambda each: each.fragment.path)
-    batch = next(pq.ParquetFile(ref.path / "rejects.parquet").iter_batches(1))
-    return told_reject(ref.fragment, Reject(**batch.to_pylist()[0]), source)
 
 
 def locked_sources(measured: Measured) -> dict[str, list[LockedFragment]]:
@@ -469,20 +462,21 @@ def _write_rejects(measured: Measured, path: Path) -> None:
             ("source", pa.string()),
             ("path", pa.string()),
             ("row", pa.uint64()),
+            ("place", pa.string()),  # where people look for the row: a line, or of a folder the file
             ("reason", pa.string()),
             ("detail", pa.string()),
         ]
     )
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for ref in _numbered(measured.objects):
-            table = pq.read_table(ref.path / "rejects.parquet")
+            table = read_rejects(ref.path)
             if not len(table):
                 continue
             columns: dict[str, Any] = {
                 "source": pa.array([ref.fragment.source] * len(table)),
                 "path": pa.array([ref.fragment.path] * len(table)),
             }
-            columns |= {name: table[name] for name in ("row", "reason", "detail")}
+            columns |= {name: table[name] for name in ("row", "place", "reason", "detail")}
             writer.write_table(pa.table(columns, schema=schema))
 
 

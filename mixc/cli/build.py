@@ -56,9 +56,12 @@ def plan(
     """Show what would be built: shares wished and met, epochs, tokens, packing, drops. Writes no shard."""
     import tempfile
 
+    from msgspec.structs import asdict
+
     from mixc.cache.use import using
     from mixc.cli.console import print_json, progress_bar, warn
     from mixc.compile import front, plan_only
+    from mixc.rejects import lines, of_objects
     from shards.cache_folder import cache_folder
 
     with using(cache_folder()) as use:
@@ -66,15 +69,17 @@ def plan(
             measured = front(spec, set, use=use, workers=workers, progress=progress)
         with tempfile.TemporaryDirectory(prefix="mixc-plan-") as folder:
             summary = plan_only(measured, Path(folder), threads=measured.workers)
+        rejected = of_objects(measured.objects, measured.loaded.base)
     warn([*measured.warnings, *use.warnings])
     if json:
-        print_json(summary)
+        print_json({**asdict(summary), "reject_examples": rejected.examples})
     else:
         from rich.console import Console
 
         from mixc.plan.show import show
 
-        show(summary, Console())
+        rest = f'after `mixc compile {spec} -o BUILD`, `mixc sql BUILD "select * from rejects"` lists all'
+        show(summary, Console(), list(lines(rejected, rest)))
 
 
 def compile(
@@ -90,11 +95,13 @@ def compile(
     """Compile a spec into a build: deterministic token shards, media shards, manifest and lock."""
     from mixc.cli.console import print_json, progress_bar, warn
     from mixc.compile import compile_spec
+    from mixc.rejects import lines, of_objects
 
     with progress_bar() as progress:
         compiled = compile_spec(spec, out, set, workers=workers, locked=locked, progress=progress)
     manifest, summary, measured = compiled.manifest, compiled.summary, compiled.measured
     warn(measured.warnings)
+    rejected = of_objects(measured.objects, measured.loaded.base)
     if json:
         print_json(
             {
@@ -116,6 +123,7 @@ def compile(
                     for stage, planned in zip(manifest.stages, summary.stages, strict=True)
                 ],
                 "rejects": summary.rejects,
+                "reject_examples": rejected.examples,
                 "drops": summary.drops,
                 "objects": {
                     "measured": len(measured.objects) - measured.reused,
@@ -129,7 +137,8 @@ def compile(
 
     from mixc.plan.show import show
 
-    show(summary, Console())
+    rest = f'`mixc sql {out} "select * from rejects"` lists all'
+    show(summary, Console(), list(lines(rejected, rest)))
     print(f"{'unchanged' if compiled.unchanged else 'built'} {out}")
     print(f"root {manifest.root}")
 

@@ -36,7 +36,7 @@ PLAN_FILES = {
 _MAY_BE_MISSING = {"held_out": HELD_OUT_SCHEMA, "kept_out": KEPT_OUT_SCHEMA}
 """A plan that holds nothing out writes no such file; one of an earlier version has no kept_out."""
 OTHERS = {
-    "rejects": "unusable rows of the sources, with the reason",
+    "rejects": "unusable rows of the sources, with their place and the reason",
     "samples": "a row for each sample: its uses and stages, or the rule that dropped it",
     "sources": "a row for each source: its files, samples and rejects",
     "stages": "a row for each stage: its budget, steps, packs, tokens",

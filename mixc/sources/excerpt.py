@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterable
 
 from mixc.errors import SourceError
-from mixc.sources import files
 from mixc.sources.caret import Span, shown
 from mixc.sources.files import reading
 from mixc.sources.formats import jsonl
@@ -53,12 +52,6 @@ def excerpt(fragment: Fragment, source: Source, reject: Reject) -> list[str]:
         return []
     text = line.content.decode(errors="replace")
     return shown(line.number, text, place(line, text, source, fragment.format, reject))
-
-
-def told_reject(fragment: Fragment, reject: Reject, source: Source) -> str:
-    """An unusable row in words, its file and number, and below that its line where there is one; for a terminal."""
-    head = f"{files.printable(fragment.path)} row {reject.row}: {reason(reject)}"
-    return "\n".join([head, *excerpt(fragment, source, reject)])
 
 
 def reason(reject: Reject) -> str:
