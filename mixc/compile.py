@@ -50,7 +50,6 @@ from mixc.signals.run import compute_signals, pinned_signals
 from mixc.sources.read import check_columns
 from mixc.spec.canonical import canonical
 from mixc.spec.load import LoadedSpec, load
-from mixc.spec.schema import Source
 from mixc.workers import worth
 from shards.atomic import atomic_write
 from shards.cache_folder import cache_folder

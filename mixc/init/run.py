@@ -15,6 +15,7 @@ from mixc.init.find import Candidate, PassedOver, find, pattern, relative
 from mixc.init.guess import Guess, guess
 from mixc.init.write import TINY, Named, can_be_said, source_names, write
 from mixc.measure.family import FAMILIES, known
+from mixc.rejects import Told, few_of, of_head
 from mixc.sources import files
 from mixc.sources.excerpt import excerpt, reason
 from mixc.sources.folders import METADATA, huggingface, imagefolder
@@ -23,7 +24,7 @@ from mixc.sources.formats.rows import all_names, raw_rows
 from mixc.sources.fragment import Fragment
 from mixc.sources.head import head
 from mixc.sources.raw import RawRow
-from mixc.sources.sample import Reject, Sample
+from mixc.sources.sample import Reject
 from mixc.spec.schema import Source
 from shards.atomic import atomic_write
 
@@ -48,11 +49,20 @@ class InitSource(msgspec.Struct, frozen=True, kw_only=True):
     usable: int
     """Of the `rows` that were read, those that become samples."""
     rows: int
+    rejects: Told
+    """A few of the others by name."""
 
 
 class Left(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     why: str
+
+
+class Passed(msgspec.Struct, frozen=True, kw_only=True):
+    suffix: str
+    count: int
+    first: list[str]
+    """Some of them."""
 
 
 class Init(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +71,8 @@ class Init(msgspec.Struct, frozen=True, kw_only=True):
     sources: list[InitSource]
     left: list[Left]
     """What was found and is no source, and why."""
+    ignored: list[Passed]
+    """Files that are neither data nor belong to any, by suffix."""
 
 
 def init(folder: Path, out: Path, *, model: str = TINY, seed: int = 1, force: bool = False) -> Init:
@@ -74,7 +86,7 @@ def init(folder: Path, out: Path, *, model: str = TINY, seed: int = 1, force: bo
     if not folder.is_dir():
         raise SourceError("this is no folder" if folder.exists() else "this folder is not there", where=str(folder))
     base = out.absolute().parent
-    candidates, passed = find(folder)
+    candidates, passed, ignored = find(folder)
     base.mkdir(parents=True, exist_ok=True)  # a path that leads through it is only then a path
     named: list[tuple[Candidate, Guess]] = []
     for candidate in candidates:
@@ -102,12 +114,11 @@ def init(folder: Path, out: Path, *, model: str = TINY, seed: int = 1, force: bo
         if seen.problems:
             passed.append(PassedOver(path=candidate.paths[0], why=str(seen.problems[0].what)))
             continue
-        usable = sum(isinstance(row, Sample) for row in seen.rows)
+        rejects = of_head(name, seen, source, base)
+        usable = len(seen.rows) - len(rejects)
         if not usable:
-            rows = zip(seen.origins, seen.rows, strict=True)
-            where, first = next((where, row) for where, row in rows if isinstance(row, Reject))
-            why = f"none of its first {len(seen.rows)} rows can be used ({reason(first)})"
-            passed.append(PassedOver(path=candidate.paths[0], why="\n".join([why, *excerpt(where, source, first)])))
+            why = f"none of its first {len(seen.rows)} rows can be used ({rejects[0].reason}, {rejects[0]})"
+            passed.append(PassedOver(path=candidate.paths[0], why="\n".join([why, *rejects[0].line])))
             continue
         size = sum(stamp.size for stamp in seen.stamps)
         total += size
@@ -127,9 +138,14 @@ def init(folder: Path, out: Path, *, model: str = TINY, seed: int = 1, force: bo
                 columns=list(told.columns),
                 usable=usable,
                 rows=len(seen.rows),
+                rejects=few_of(rejects),
             )
         )
     left = [Left(path=relative(each.path, base), why=each.why) for each in sorted(passed, key=lambda each: each.path)]
+    unknown = [
+        Passed(suffix=each.suffix, count=each.count, first=[relative(path, base) for path in each.first])
+        for each in ignored
+    ]
     if not sources:
         why = (
             "; ".join(f"{each.path}: {each.why.splitlines()[0]}" for each in left[:5])
@@ -144,7 +160,7 @@ def init(folder: Path, out: Path, *, model: str = TINY, seed: int = 1, force: bo
     text = write(source_names([folder.absolute().name])[0], model, seed, sources, bytes=total)
     with atomic_write(out) as file:
         file.write(text.encode())
-    return Init(spec=str(out), sources=found, left=left)
+    return Init(spec=str(out), sources=found, left=left, ignored=unknown)
 
 
 def _hint(candidate: Candidate) -> str:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mixc.check import check_spec
+from mixc.cli.init import _ignored
 from mixc.errors import SourceError, SpecError
 from mixc.init.guess import Guess, guess
 from mixc.init.run import Init, init
@@ -133,6 +134,33 @@ def test_a_folder_becomes_a_spec_that_checks(world: Path, tmp_path: Path) -> Non
     assert checked.ok and not any(source.rejects for source in checked.sources)
     assert {source.name: source.files for source in checked.sources}["prose"] == 12
     assert [stage.name for stage in load(tmp_path / "spec.yaml", ()).spec.stages] == ["align", "pretrain", "sft"]
+
+
+def test_rows_that_cannot_be_used_and_files_that_are_no_data_are_named(world: Path, tmp_path: Path) -> None:
+    (world / "photos/1.txt").unlink()
+    (world / "photos/2.png").write_bytes(b"no image")
+    (world / "photos/.DS_Store").write_bytes(b"hidden")
+    (world / "photos/notes.txt").write_text("beside no image")
+    for number in range(5):
+        (world / f"{number}.DOCX").write_bytes(b"a letter")
+    made = init(world, tmp_path / "spec.yaml")
+    [photos] = [source for source in made.sources if source.name == "photos"]
+    assert (photos.usable, photos.rows) == (2, 4)
+    assert list(map(str, photos.rejects.examples)) == [
+        "my data [v1]/photos/1.png: no caption: 1.txt is missing",
+        "my data [v1]/photos/2.png: not an image that can be decoded: no known image format",
+    ]
+    assert [(each.suffix, each.count, each.first) for each in made.ignored] == [
+        (".docx", 5, [f"my data [v1]/{number}.DOCX" for number in range(3)]),
+        (".md", 1, ["my data [v1]/readme.md"]),
+        (".txt", 1, ["my data [v1]/photos/notes.txt"]),
+    ]
+    assert list(_ignored(made.ignored)) == [
+        "5 .docx (my data [v1]/0.DOCX, ...)",
+        "1 .md (my data [v1]/readme.md)",
+        "1 .txt (my data [v1]/photos/notes.txt)",
+    ]
+    assert list(_ignored(made.ignored[1:])) == ["my data [v1]/readme.md", "my data [v1]/photos/notes.txt"]
 
 
 def test_the_specs_folder_need_not_be_there(world: Path, tmp_path: Path) -> None:
