@@ -34,6 +34,7 @@ from mixc.emit.lock import (
     read_lock,
     refuse,
 )
+from mixc.emit.pictures import PICTURES, write_pictures
 from mixc.errors import BuildError, SourceError
 from mixc.inputs import inputs, open_spec, scan_sources, shown
 from mixc.measure.object import read_rejects
@@ -272,6 +273,8 @@ def build_measured(
             progress=(lambda done, total: progress("emit", done, total)) if progress else None,
         )
         _write_rejects(measured, staging / REJECTS)
+        numbered = _numbered(measured.objects)
+        pictures = [PICTURES] if write_pictures(numbered, measured.loaded.spec.sources, staging / PICTURES) else []
         manifest = with_root(
             Manifest(
                 format=FORMAT_VERSION,
@@ -305,7 +308,7 @@ def build_measured(
                 )
             )
         shutil.rmtree(staging / "work")
-        names = [LOCK, REJECTS, *(f"plan/{path.name}" for path in sorted((staging / "plan").iterdir()))]
+        names = [LOCK, REJECTS, *pictures, *(f"plan/{path.name}" for path in sorted((staging / "plan").iterdir()))]
         manifest = msgspec.structs.replace(manifest, files={name: _file_entry(staging / name) for name in names})
         # a killed compile may have left half a shard here, which would be published with the build
         for name in list(unnamed_files(staging, manifest)):
