@@ -15,6 +15,7 @@ from mixc.init.find import Candidate, PassedOver, find, pattern, relative
 from mixc.init.guess import Guess, guess
 from mixc.init.write import TINY, Named, can_be_said, source_names, write
 from mixc.measure.family import FAMILIES, known
+from mixc.measure.template import template_named
 from mixc.rejects import Told, few_of, of_head
 from mixc.sources import files
 from mixc.sources.excerpt import excerpt, reason
@@ -157,7 +158,8 @@ def init(folder: Path, out: Path, *, model: str = TINY, seed: int = 1, force: bo
             why=why,
             mend="docs/sources.md lists the formats",
         )
-    text = write(source_names([folder.absolute().name])[0], model, seed, sources, bytes=total)
+    system = template_named(FAMILIES[model].template).system
+    text = write(source_names([folder.absolute().name])[0], model, seed, sources, bytes=total, system=system)
     with atomic_write(out) as file:
         file.write(text.encode())
     return Init(spec=str(out), sources=found, left=left, ignored=unknown)

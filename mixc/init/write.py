@@ -49,8 +49,11 @@ def source_names(hints: Sequence[str]) -> list[str]:
     return names
 
 
-def write(mixture: str, model: str, seed: int, sources: Sequence[Named], *, bytes: int) -> str:
-    """The text of a spec that trains on `sources`, at least one, of `bytes` bytes in all."""
+def write(
+    mixture: str, model: str, seed: int, sources: Sequence[Named], *, bytes: int, system: str | None = None
+) -> str:
+    """The text of a spec that trains on `sources`, at least one, of `bytes` bytes in all. `system` is the message that the model's
+    chat template begins conversations with, a line."""
     lines = [
         "# Written by `mixc init`. Say what you want to change here, then:",
         "#   mixc plan SPEC                 what would be trained on, and what not; writes nothing",
@@ -63,6 +66,7 @@ def write(mixture: str, model: str, seed: int, sources: Sequence[Named], *, byte
         + ("  # random and tiny, for a first run; sail-vl2-2b is the real one" if model == TINY else ""),
         "dedup: {exact: true}  # equal samples count once",
         "",
+        *_system(sources, system),
         "sources:",
     ]
     for source in sources:
@@ -102,6 +106,18 @@ def _stages(sources: Sequence[Named], *, tiny: bool) -> list[tuple[str, str, lis
     if chats:
         stages.append(("sft", "Conversations: answers are supervised.", chats, whole))
     return stages
+
+
+def _system(sources: Sequence[Named], system: str | None) -> list[str]:
+    """Where a system message comes from that is in no file of the user's."""
+    if system is None or all(source.guess.kind == "text" for source in sources):
+        return []
+    return [
+        "# The model's chat template begins each conversation, and each picture's, with its own system message:",
+        f"#   {system}",
+        "# `template: chatml` in a source leaves it out; then ask the model with `mixc chat --template chatml`. A conversation",
+        "# that has a system turn keeps that one instead.",
+    ]
 
 
 def _source(source: Named) -> list[str]:

@@ -24,6 +24,7 @@ from mixc.init.guess import Guess, guess
 from mixc.init.run import Init, init
 from mixc.init.write import Named, can_be_said, source_names, write
 from mixc.measure.family import FAMILIES
+from mixc.measure.template import TEMPLATES
 from mixc.sources.raw import RawRow
 from mixc.spec.load import load
 
@@ -169,6 +170,20 @@ def test_the_specs_folder_need_not_be_there(world: Path, tmp_path: Path) -> None
     assert check_spec(tmp_path / "new/folder/spec.yaml").ok
 
 
+def test_the_templates_system_message_is_said_with_how_to_leave_it_out(world: Path, tmp_path: Path) -> None:
+    init(world, tmp_path / "spec.yaml")
+    text = (tmp_path / "spec.yaml").read_text()
+    system = TEMPLATES["univl-chat"].system
+    assert f"#   {system}\n" in text and "`template: chatml` in a source leaves it out" in text
+    (tmp_path / "spec.yaml").write_text(text.replace("kind: chat\n", "kind: chat\n    template: chatml\n"))
+    assert check_spec(tmp_path / "spec.yaml").ok
+    assert load(tmp_path / "spec.yaml", ()).spec.sources["chats"].template == "chatml"
+    (tmp_path / "texts").mkdir()  # which have no turns, and no such message
+    (tmp_path / "texts/a.jsonl").write_text('{"text": "a text"}\n')
+    init(tmp_path / "texts", tmp_path / "texts.yaml")
+    assert "chatml" not in (tmp_path / "texts.yaml").read_text()
+
+
 def test_the_same_folder_gives_the_same_bytes(world: Path, tmp_path: Path) -> None:
     init(world, tmp_path / "a.yaml")
     init(world, tmp_path / "b.yaml")
@@ -273,7 +288,7 @@ def test_names_are_unique_and_allowed(hints: list[str]) -> None:
     assert len(set(names)) == len(hints)
     guessed = Guess(kind="text")
     sources = [Named(name=name, path="x.jsonl", format=None, guess=guessed, about="") for name in names]
-    assert list(loaded(write("m", "sail-vl-tiny", 1, sources, bytes=1)).sources) == names
+    assert list(loaded(write("m", "sail-vl-tiny", 1, sources, bytes=1, system="be good: # {")).sources) == names
 
 
 @given(
