@@ -12,15 +12,13 @@ from pathlib import Path
 
 import msgspec
 
-from mixc import rejects
 from mixc.errors import MixcError, SourceError, SpecError
 from mixc.inputs import check_loaded
 from mixc.measure.template import template_named
 from mixc.plan.expressions import Use, parse_expressions, resolve
-from mixc.sources.excerpt import told_reject
-from mixc.sources.fragment import Fragment
+from mixc.reject_rate import mend
+from mixc.rejects import Rejected, few_of, lines, of_head
 from mixc.sources.head import Head, head, head_columns, same_files
-from mixc.sources.sample import Reject
 from mixc.spec.groups import stage_sources
 from mixc.spec.load import LoadedSpec, load
 from mixc.spec.schema import Source
@@ -38,6 +36,8 @@ class CheckedSource(msgspec.Struct, frozen=True, kw_only=True):
     """That were read."""
     rejects: dict[str, int]
     """Of these, by reason: what would be rejected."""
+    reject_examples: list[Rejected]
+    """A few of them by name."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,18 +90,19 @@ def check_spec(path: Path, overrides: Sequence[str] = ()) -> Checked:
                 columns = _resolved(found, source, name, uses[name], loaded)
             except MixcError as error:
                 note(name, error)
-        bad, rows = rejected(found, decode=source.decode_images), len(found.rows)
-        reasons = Counter(reject.reason for _, reject in bad)
+        bad, rows = of_head(name, found, source, loaded.base), len(found.rows)
+        reasons = Counter(reject.reason for reject in bad)
+        named = few_of(bad)
         if bad:
             told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
             text = f"{len(bad)} of the first {counted(rows, 'row')} would be rejected: {told}"
-            first = told_reject(*bad[0], source)
+            examples = "\n".join(lines(named, "`mixc plan` reads all rows"))
             all_read = found.whole and len(bad) > spec.max_reject_rate * rows
             if all_read or len(bad) == rows:  # else the rows that were not read may be better
-                place = loaded.locate(f"sources.{name}")
-                note(name, SourceError(text, where=place, why=first, mend=rejects.mend(len(bad), rows)))
+                where = loaded.locate(f"sources.{name}")
+                note(name, SourceError(text, where=where, why=f"such as\n{examples}", mend=mend(len(bad), rows)))
             else:
-                warnings.append(f"{loaded.locate(f'sources.{name}')}: {text}\n  {first}")
+                warnings.append(f"{loaded.locate(f'sources.{name}')}: {text}\n{examples}")
         checked.append(
             CheckedSource(
                 name=name,
@@ -110,6 +111,7 @@ def check_spec(path: Path, overrides: Sequence[str] = ()) -> Checked:
                 columns=columns,
                 rows=rows,
                 rejects=dict(sorted(reasons.items())),
+                reject_examples=named.examples,
             )
         )
     for one, first_path, other, copy in same_files(heads):
@@ -140,20 +142,3 @@ def _resolved(found: Head, source: Source, name: str, uses: list[Use], loaded: L
         columns = head_columns(found, source, all_files=True)
         resolve(name, uses, columns, loaded.place, computed=computed)
     return columns
-
-
-def rejected(found: Head, *, decode: bool) -> list[tuple[Fragment, Reject]]:
-    """With their files, rows that reading or decoding their images rejects; without `decode`, reading their images' headers."""
-    from mixc.measure.image import ImageError, probe
-
-    bad = []
-    for fragment, row in zip(found.origins, found.rows, strict=True):
-        if isinstance(row, Reject):
-            bad.append((fragment, row))
-            continue
-        try:
-            for image in row.images:
-                probe(image, decode=decode)
-        except ImageError as error:
-            bad.append((fragment, Reject(row=row.row, reason=error.reason, detail=str(error))))
-    return bad

@@ -21,7 +21,6 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mixc import rejects
 from mixc.cache.use import Use, using
 from mixc.emit.drift import drift
 from mixc.emit.lock import (
@@ -35,8 +34,10 @@ from mixc.emit.lock import (
     read_lock,
     refuse,
 )
+from mixc.emit.pictures import PICTURES, write_pictures
 from mixc.errors import BuildError, SourceError
 from mixc.inputs import inputs, open_spec, scan_sources, shown
+from mixc.measure.object import read_rejects
 from mixc.measure.run import ObjectRef, measure
 from mixc.measure.tokenizer import Tokenizer
 from mixc.no_pandas import decide_without_pandas
@@ -45,13 +46,12 @@ from mixc.plan.database import Shared
 from mixc.plan.load import PlannedFragment
 from mixc.plan.run import plan
 from mixc.plan.tables import PlanSummary
+from mixc.reject_rate import mend
+from mixc.rejects import lines, of_objects
 from mixc.signals.run import compute_signals, pinned_signals
-from mixc.sources.excerpt import told_reject
 from mixc.sources.read import check_columns
-from mixc.sources.sample import Reject
 from mixc.spec.canonical import canonical
 from mixc.spec.load import LoadedSpec, load
-from mixc.spec.schema import Source
 from mixc.workers import worth
 from shards.atomic import atomic_write
 from shards.cache_folder import cache_folder
@@ -286,6 +286,8 @@ def build_measured(
             progress=(lambda done, total: progress("emit", done, total)) if progress else None,
         )
         _write_rejects(measured, staging / REJECTS)
+        numbered = _numbered(measured.objects)
+        pictures = [PICTURES] if write_pictures(numbered, measured.loaded.spec.sources, staging / PICTURES) else []
         manifest = with_root(
             Manifest(
                 format=FORMAT_VERSION,
@@ -319,7 +321,7 @@ def build_measured(
                 )
             )
         shutil.rmtree(staging / "work")
-        names = [LOCK, REJECTS, *(f"plan/{path.name}" for path in sorted((staging / "plan").iterdir()))]
+        names = [LOCK, REJECTS, *pictures, *(f"plan/{path.name}" for path in sorted((staging / "plan").iterdir()))]
         manifest = msgspec.structs.replace(manifest, files={name: _file_entry(staging / name) for name in names})
         # a killed compile may have left half a shard here, which would be published with the build
         for name in list(unnamed_files(staging, manifest)):
@@ -353,16 +355,9 @@ def _check_rejects(loaded: LoadedSpec, objects: list[ObjectRef]) -> None:
             raise SourceError(
                 f"{bad:,} of {counted(rows, 'row')} of source {name!r} cannot be used",
                 where=loaded.locate(f"sources.{name}"),
-                why=f"{counts}\n  {_first_reject(refs, loaded.spec.sources[name])}",
-                mend=rejects.mend(bad, rows),
+                why="\n".join([counts, *lines(of_objects(refs, loaded.base, loaded.spec.sources), "")]),
+                mend=mend(bad, rows),
             )
-
-
-def _first_reject(refs: Sequence[ObjectRef], source: Source) -> str:
-    """Of the source's files the first by path that has unusable rows, and the first of these."""
-    ref = min((each for each in refs if each.info.rejects), key=lambda each: each.fragment.path)
-    batch = next(pq.ParquetFile(ref.path / "rejects.parquet").iter_batches(1))
-    return told_reject(ref.fragment, Reject(**batch.to_pylist()[0]), source)
 
 
 def locked_sources(measured: Measured) -> dict[str, list[LockedFragment]]:
@@ -485,20 +480,21 @@ def _write_rejects(measured: Measured, path: Path) -> None:
             ("source", pa.string()),
             ("path", pa.string()),
             ("row", pa.uint64()),
+            ("place", pa.string()),  # where people look for the row: a line, or of a folder the file
             ("reason", pa.string()),
             ("detail", pa.string()),
         ]
     )
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for ref in _numbered(measured.objects):
-            table = pq.read_table(ref.path / "rejects.parquet")
+            table = read_rejects(ref.path)
             if not len(table):
                 continue
             columns: dict[str, Any] = {
                 "source": pa.array([ref.fragment.source] * len(table)),
                 "path": pa.array([ref.fragment.path] * len(table)),
             }
-            columns |= {name: table[name] for name in ("row", "reason", "detail")}
+            columns |= {name: table[name] for name in ("row", "place", "reason", "detail")}
             writer.write_table(pa.table(columns, schema=schema))
 
 

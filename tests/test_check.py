@@ -51,6 +51,12 @@ def test_a_source_that_a_compile_would_refuse(check, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text("".join(rows))
     checked = check("  a: {path: bad.jsonl, kind: text}")
     assert problems(checked) == [] and "56 of the first 64 rows" in checked.warnings[0]
+    assert (
+        "\n  bad.jsonl line 2: column 'text' is null\n    2 | " in checked.warnings[0]
+        and "and 53 more" in checked.warnings[0]
+    )
+    [source] = checked.sources
+    assert [each.where for each in source.reject_examples] == [f"bad.jsonl line {n}" for n in (2, 3, 4)]
 
 
 def test_a_mistyped_path_of_a_column_is_told_at_its_place(check) -> None:
@@ -101,9 +107,12 @@ def test_rows_that_would_be_rejected_are_told_with_the_reason(check, tmp_path: P
         and "7 of the first 64 rows would be rejected: 7 empty_text" in checked.warnings[0]
     )
     assert checked.warnings[0].split("\n")[1:] == [
-        f"  {tmp_path}/rows.jsonl row 0: empty_text: column 'text' is empty",
+        "  rows.jsonl line 1: column 'text' is empty",
         '    1 | {"text": ""}',
         "      |          ^^",
+        "  rows.jsonl line 11: column 'text' is empty",
+        "  rows.jsonl line 21: column 'text' is empty",
+        "  and 4 more: `mixc plan` reads all rows",
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -58,9 +59,12 @@ def plan(
     """Show what would be built: shares wished and met, epochs, tokens, packing, drops. Writes no shard."""
     import tempfile
 
+    from msgspec.structs import asdict
+
     from mixc.cache.use import using
     from mixc.cli.console import print_json, progress_bar, warn
     from mixc.compile import front, plan_only
+    from mixc.rejects import lines, of_objects
     from shards.cache_folder import cache_folder
 
     with using(cache_folder()) as use:
@@ -68,15 +72,17 @@ def plan(
             measured = front(spec, set, use=use, workers=workers, progress=progress)
         with tempfile.TemporaryDirectory(prefix="mixc-plan-") as folder:
             summary = plan_only(measured, Path(folder), threads=measured.workers)
+        rejected = of_objects(measured.objects, measured.loaded.base)
     warn([*measured.warnings, *use.warnings])
     if json:
-        print_json(summary)
+        print_json({**asdict(summary), "reject_examples": rejected.examples})
     else:
         from rich.console import Console
 
         from mixc.plan.show import show
 
-        show(summary, Console())
+        rest = f'after `mixc compile {spec} -o BUILD`, `mixc sql BUILD "select * from rejects"` lists all'
+        show(summary, Console(), list(lines(rejected, rest)))
 
 
 def compile(
@@ -92,6 +98,7 @@ def compile(
     """Compile a spec into a build: deterministic token shards, media shards, manifest and lock."""
     from mixc.cli.console import print_json, progress_bar, warn
     from mixc.compile import compile_spec
+    from mixc.rejects import lines, of_objects
 
     def replaces(root: str) -> None:
         before = f"root {root[:16]}" if root else "one that cannot be read"
@@ -101,6 +108,7 @@ def compile(
         compiled = compile_spec(spec, out, set, workers=workers, locked=locked, progress=progress, replaces=replaces)
     manifest, summary, measured = compiled.manifest, compiled.summary, compiled.measured
     warn([*measured.warnings, *([] if json else summary.warnings)])
+    rejected = of_objects(measured.objects, measured.loaded.base)
     if json:
         print_json(
             {
@@ -123,6 +131,7 @@ def compile(
                     for stage, planned in zip(manifest.stages, summary.stages, strict=True)
                 ],
                 "rejects": summary.rejects,
+                "reject_examples": rejected.examples,
                 "drops": summary.drops,
                 "objects": {
                     "measured": len(measured.objects) - measured.reused,
@@ -132,9 +141,10 @@ def compile(
             }
         )
         return
-    from mixc.cli.built import lines
+    from mixc.cli.built import lines as built
 
-    for line in lines(compiled, out):
+    rest = f'`mixc sql {shlex.quote(str(out))} "select * from rejects"` lists all'
+    for line in built(compiled, out, list(lines(rejected, rest))):
         print(line)
 
 

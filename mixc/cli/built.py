@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,16 +17,18 @@ if TYPE_CHECKING:
     from mixc.plan.tables import StagePlan
 
 
-def lines(compiled: Compiled, out: Path) -> Iterator[str]:
+def lines(compiled: Compiled, out: Path, rejected: Sequence[str]) -> Iterator[str]:
+    """`rejected`: lines that name some of the rows that cannot be used."""
     manifest, summary = compiled.manifest, compiled.summary
     for stage in summary.stages:
         yield _stage(stage)
     left = sum(summary.drops.values())
-    rejected = sum(sum(reasons.values()) for reasons in summary.rejects.values())
+    unusable = sum(sum(reasons.values()) for reasons in summary.rejects.values())
     told = [f"{counted(left, 'sample')} in no stage"] if left else []
-    told += [f"{counted(rejected, 'row')} rejected"] if rejected else []
+    told += [f"{counted(unusable, 'row')} rejected"] if unusable else []
     if told:
         yield f"left out: {', '.join(told)}; the report says why"
+    yield from rejected
     size = show_size(sum(bytes for bytes, _ in named_files(manifest).values()))
     yield f"{'unchanged' if compiled.unchanged else 'built'} {out}: {size}, {counted(manifest.media.images, 'image')}"
     yield f"root {manifest.root}"

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mixc.cli.build import JsonOption
+
+if TYPE_CHECKING:
+    from mixc.init.run import Passed
+
+MOST_NAMES = 6
+"""Of ignored files that are told by name; more are counted by suffix."""
 
 
 def init(
@@ -21,6 +28,7 @@ def init(
     """Write a spec over what a folder holds: images with captions, pages, conversations, texts. Says what it found, and what not."""
     from mixc.cli.console import print_json, warn
     from mixc.init.run import init as write
+    from mixc.rejects import lines
     from mixc.sources.files import printable
     from shards.counted import counted
 
@@ -35,8 +43,12 @@ def init(
             f"{source.name}: {source.kind}, {path}{keys}; {source.usable} of the first {counted(source.rows, 'row')}"
             " can be used"
         )
+        for line in lines(source.rejects, "`mixc plan` reads all rows"):
+            print(line)
     for each in made.left:
         print(f"left out {printable(each.path)}: {each.why}")
+    if made.ignored:
+        print(f"ignored, as no kind of data that mixc reads: {', '.join(_ignored(made.ignored))}")
     warn(made.warnings)
     print(f"wrote {made.spec}")
     print("next:")
@@ -44,3 +56,16 @@ def init(
     print(f"  mixc compile {made.spec} -o build")
     print("  mixc train build --out run")
     print("  mixc report build")
+
+
+def _ignored(groups: list[Passed]) -> Iterator[str]:
+    """Names where they are few, else counts by suffix."""
+    from mixc.sources.files import printable
+
+    named = all(group.count == len(group.first) for group in groups) and sum(g.count for g in groups) <= MOST_NAMES
+    for group in groups:
+        if named:
+            yield from map(printable, group.first)
+        else:
+            kind = printable(group.suffix) or "without a suffix"
+            yield f"{group.count:,} {kind} ({', '.join(map(printable, group.first[:1]))}{', ...' * (group.count > 1)})"

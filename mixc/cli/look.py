@@ -150,7 +150,10 @@ def explain(
         str | None, typer.Option("--sample", metavar="ID", help="a sample's id, or the first digits of it")
     ] = None,
     file: Annotated[
-        str | None, typer.Option("--file", metavar="PATH", help="a source's file: its path, or the end of it")
+        str | None,
+        typer.Option(
+            "--file", metavar="PATH", help="a source's file, or a picture of a folder: its path, or the end of it"
+        ),
     ] = None,
     row: Annotated[int | None, typer.Option("--row", min=0, help="with --file: one row of it")] = None,
     text: Annotated[
@@ -168,6 +171,7 @@ def explain(
     from mixc.errors import MixcError
     from mixc.report import explain as explained
     from mixc.report import tell
+    from mixc.report.pictures import find_picture
     from mixc.workers import cores
 
     asked = [name for name, value in (("--step", step), ("--pack", pack), ("--sample", sample), ("--file", file),
@@ -200,6 +204,9 @@ def explain(
         own = explained.explain_row(build, file, row)
         found = own
         lines = tell.sample_lines(own) if isinstance(own, explained.SampleStory) else iter([tell.row_line(own)])
+    elif file is not None and (picture := find_picture(build, file)):
+        own = explained.explain_row(build, picture.folder, picture.row)
+        found, lines = own, tell.picture_lines(picture.path, own)
     elif file is not None:
         all_rows = explained.explain_file(build, file, limit=most)
         found, lines = all_rows, tell.file_lines(all_rows)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import glob
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from mixc.errors import SourceError
 from mixc.sources import files
 from mixc.sources.folders import METADATA
-from mixc.sources.formats.imagefolder import is_image, pairs
+from mixc.sources.formats.imagefolder import is_image, pairs, text_name
 from shards.counted import counted
 
 SUFFIXES = (
@@ -40,14 +40,29 @@ class PassedOver:
     why: str
 
 
-def find(folder: Path) -> tuple[list[Candidate], list[PassedOver]]:
+@dataclass(slots=True, kw_only=True)
+class Ignored:
+    """Files of one suffix that are neither data nor belong to any."""
+
+    suffix: str
+    """`.docx`, in lower case; empty of names that have none."""
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+    """Absolute paths of the first NAMED, in the order of folders and names."""
+
+
+NAMED = 3
+
+
+def find(folder: Path) -> tuple[list[Candidate], list[PassedOver], list[Ignored]]:
     """Candidates in `folder` and the folders in it, sorted by path; hidden ones and links to folders are passed over. Images
     without a text are told as passed over only where no table lies at or above them: a table may name them. Raises SourceError when
-    the folder cannot be read."""
+    the folder cannot be read. Told as ignored is what is left, by suffix; not of a folder that says itself what its files are."""
     candidates: list[Candidate] = []
     passed: list[PassedOver] = []
     tables: list[str] = []
     bare: list[tuple[str, int]] = []
+    ignored: dict[str, Ignored] = {}
     with files.reading(str(folder)):
         for current, folders, names in _walk(str(folder.absolute())):
             if any(name in ARROW_STATE for name in names):
@@ -65,6 +80,10 @@ def find(folder: Path) -> tuple[list[Candidate], list[PassedOver]]:
                 )
                 if suffix is not None:
                     by_suffix.setdefault(suffix, []).append(posixpath.join(current, name))
+            texts = {text_name(name) for name in names if is_image(name)}
+            for name in names:
+                if not is_image(name) and name not in texts and not name.lower().endswith(SUFFIXES):
+                    _ignore(ignored, posixpath.join(current, name))
             for _, group in sorted(by_suffix.items()):
                 candidates.append(Candidate(paths=tuple(group)))
                 tables.append(current)
@@ -78,7 +97,16 @@ def find(folder: Path) -> tuple[list[Candidate], list[PassedOver]]:
         if not any(current == table or _above(table, current) or _above(current, table) for table in tables):
             why = f"{counted(count, 'image')} without a text: give each a .txt of its name, or a metadata.jsonl with `file_name` and `text`"
             passed.append(PassedOver(path=current, why=why))
-    return sorted(_merged(candidates), key=lambda each: each.paths), passed
+    rest = [ignored[suffix] for suffix in sorted(ignored)]
+    return sorted(_merged(candidates), key=lambda each: each.paths), passed, rest
+
+
+def _ignore(ignored: dict[str, Ignored], path: str) -> None:
+    suffix = posixpath.splitext(path)[1].lower()
+    group = ignored.setdefault(suffix, Ignored(suffix=suffix))
+    group.count += 1
+    if len(group.first) < NAMED:
+        group.first.append(path)
 
 
 def _merged(candidates: list[Candidate]) -> list[Candidate]:

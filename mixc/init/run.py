@@ -10,15 +10,16 @@ from typing import Any
 
 import msgspec
 
-from mixc import rejects
-from mixc.check import rejected
 from mixc.errors import SourceError, SpecError
 from mixc.init.find import Candidate, PassedOver, find, pattern, relative
 from mixc.init.guess import Guess, guess
 from mixc.init.write import TINY, Named, can_be_said, source_names, write
 from mixc.measure.family import FAMILIES, known
+from mixc.measure.template import template_named
+from mixc.reject_rate import KEY, likely_rate, rate_for
+from mixc.rejects import Told, few_of, of_head
 from mixc.sources import files
-from mixc.sources.excerpt import excerpt, reason, told_reject
+from mixc.sources.excerpt import excerpt, reason
 from mixc.sources.folders import METADATA, huggingface, imagefolder
 from mixc.sources.formats.detect import detect
 from mixc.sources.formats.rows import all_names, raw_rows
@@ -51,11 +52,20 @@ class InitSource(msgspec.Struct, frozen=True, kw_only=True):
     usable: int
     """Of the `rows` that were read, those that become samples."""
     rows: int
+    rejects: Told
+    """A few of the others by name."""
 
 
 class Left(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     why: str
+
+
+class Passed(msgspec.Struct, frozen=True, kw_only=True):
+    suffix: str
+    count: int
+    first: list[str]
+    """Some of them."""
 
 
 class Init(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +77,8 @@ class Init(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]
     left: list[Left]
     """What was found and is no source, and why."""
+    ignored: list[Passed]
+    """Files that are neither data nor belong to any, by suffix."""
 
 
 def init(folder: Path, out: Path, *, model: str = TINY, seed: int = 1, force: bool = False) -> Init:
@@ -80,7 +92,7 @@ def init(folder: Path, out: Path, *, model: str = TINY, seed: int = 1, force: bo
     if not folder.is_dir():
         raise SourceError("this is no folder" if folder.exists() else "this folder is not there", where=str(folder))
     base = out.absolute().parent
-    candidates, passed = find(folder)
+    candidates, passed, ignored = find(folder)
     base.mkdir(parents=True, exist_ok=True)  # a path that leads through it is only then a path
     named: list[tuple[Candidate, Guess]] = []
     for candidate in candidates:
@@ -109,19 +121,16 @@ def init(folder: Path, out: Path, *, model: str = TINY, seed: int = 1, force: bo
         if seen.problems:
             passed.append(PassedOver(path=candidate.paths[0], why=str(seen.problems[0].what)))
             continue
-        bad, rows = rejected(seen, decode=True), len(seen.rows)
+        bad, rows = of_head(name, seen, source, base), len(seen.rows)
         usable = rows - len(bad)
         if not usable:
-            why = f"none of its first {counted(rows, 'row')} can be used ({reason(bad[0][1])})"
-            where, first = bad[0]
-            passed.append(PassedOver(path=candidate.paths[0], why="\n".join([why, *excerpt(where, source, first)])))
+            why = f"none of its first {counted(rows, 'row')} can be used ({bad[0].reason}, {bad[0]})"
+            passed.append(PassedOver(path=candidate.paths[0], why="\n".join([why, *bad[0].line])))
             continue
         if len(bad) > MAX_REJECT_RATE * rows:
-            needed = rejects.rate_for(len(bad), rows) if seen.whole else rejects.likely_rate(len(bad), rows)
+            needed = rate_for(len(bad), rows) if seen.whole else likely_rate(len(bad), rows)
             rate = max(rate, needed)
-            warnings.append(
-                f"{len(bad)} of the first {counted(rows, 'row')} of {name} cannot be used\n  {told_reject(*bad[0], source)}"
-            )
+            warnings.append(f"{len(bad)} of the first {counted(rows, 'row')} of {name} cannot be used")
         size = sum(stamp.size for stamp in seen.stamps)
         total += size
         count = len(seen.paths)
@@ -140,9 +149,14 @@ def init(folder: Path, out: Path, *, model: str = TINY, seed: int = 1, force: bo
                 columns=list(told.columns),
                 usable=usable,
                 rows=rows,
+                rejects=few_of(bad),
             )
         )
     left = [Left(path=relative(each.path, base), why=each.why) for each in sorted(passed, key=lambda each: each.path)]
+    unknown = [
+        Passed(suffix=each.suffix, count=each.count, first=[relative(path, base) for path in each.first])
+        for each in ignored
+    ]
     if not sources:
         why = (
             "; ".join(f"{each.path}: {each.why.splitlines()[0]}" for each in left[:5])
@@ -157,12 +171,20 @@ def init(folder: Path, out: Path, *, model: str = TINY, seed: int = 1, force: bo
     limit = rate if warnings else None
     if limit is not None:
         warnings.append(
-            f"the spec lets that many pass, by `{rejects.KEY}: {limit:g}`: mend the data, and take the line out, when you can"
+            f"the spec lets that many pass, by `{KEY}: {limit:g}`: mend the data, and take the line out, when you can"
         )
-    text = write(source_names([folder.absolute().name])[0], model, seed, sources, bytes=total, max_reject_rate=limit)
+    text = write(
+        source_names([folder.absolute().name])[0],
+        model,
+        seed,
+        sources,
+        bytes=total,
+        max_reject_rate=limit,
+        system=template_named(FAMILIES[model].template).system,
+    )
     with atomic_write(out) as file:
         file.write(text.encode())
-    return Init(spec=str(out), sources=found, max_reject_rate=limit, warnings=warnings, left=left)
+    return Init(spec=str(out), sources=found, max_reject_rate=limit, warnings=warnings, left=left, ignored=unknown)
 
 
 def _hint(candidate: Candidate) -> str:

@@ -59,9 +59,10 @@ def write(
     *,
     bytes: int,
     max_reject_rate: float | None = None,
+    system: str | None = None,
 ) -> str:
     """The text of a spec that trains on `sources`, at least one, of `bytes` bytes in all, and says `max_reject_rate` if it is not
-    None."""
+    None. `system` is the message that the model's chat template begins conversations with, a line."""
     lines = [
         "# Written by `mixc init`. Say what you want to change here, then:",
         "#   mixc plan SPEC                 what would be trained on, and what not; writes nothing",
@@ -75,6 +76,7 @@ def write(
         "dedup: {exact: true}  # equal samples count once",
         *([f"max_reject_rate: {max_reject_rate:g}  # {_PASS}"] if max_reject_rate is not None else []),
         "",
+        *_system(sources, system),
         "sources:",
     ]
     for source in sources:
@@ -115,6 +117,18 @@ def _stages(sources: Sequence[Named], *, tiny: bool) -> list[tuple[str, str, lis
     if chats:
         stages.append(("sft", "Conversations: answers are supervised.", chats, whole))
     return stages
+
+
+def _system(sources: Sequence[Named], system: str | None) -> list[str]:
+    """Where a system message comes from that is in no file of the user's."""
+    if system is None or all(source.guess.kind == "text" for source in sources):
+        return []
+    return [
+        "# The model's chat template begins each conversation, and each picture's, with its own system message:",
+        f"#   {system}",
+        "# `template: chatml` in a source leaves it out; then ask the model with `mixc chat --template chatml`. A conversation",
+        "# that has a system turn keeps that one instead.",
+    ]
 
 
 def _source(source: Named) -> list[str]:

@@ -43,7 +43,14 @@ FACTS_SCHEMA = pa.schema(
 SIGNALS = tuple(FACTS_SCHEMA.names[FACTS_SCHEMA.get_field_index("tokens") :])
 COLUMN_PREFIX = "col:"
 
-REJECTS_SCHEMA = pa.schema([("row", pa.uint64()), ("reason", pa.string()), ("detail", pa.string())])
+REJECTS_SCHEMA = pa.schema(
+    [
+        ("row", pa.uint64()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("place", pa.string()),  # Reject.place; objects of earlier versions have no such column
+    ]
+)
 
 MEDIA_SCHEMA = pa.schema(
     [

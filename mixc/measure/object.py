@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 from blake3 import blake3
 
@@ -103,7 +104,8 @@ def _asked(source: Source) -> dict[str, object]:
         "max_frames": source.max_frames,
         "number_images": source.number_images or None,
         "decode_images": None if source.decode_images else False,
-        "folder": source.format if source.format == "imagefolder" else None,
+        # version 2: a reject has the name of its image
+        "folder": "imagefolder 2" if source.format == "imagefolder" else None,
     }
     asked = {key: value for key, value in keys.items() if value is not None}
     return {"asked": asked} if asked else {}
@@ -199,7 +201,9 @@ class ObjectWriter:
             )
 
     def add_reject(self, reject: Reject) -> None:
-        self._rejects.add({"row": [reject.row], "reason": [reject.reason], "detail": [reject.detail]})
+        self._rejects.add(
+            {"row": [reject.row], "reason": [reject.reason], "detail": [reject.detail], "place": [reject.place]}
+        )
 
     def finish(self, fragment: Fragment, digest: str, *, fast_tokenizer: bool) -> ObjectInfo:
         """Write what is held back, then object.json, last."""
@@ -295,6 +299,14 @@ def _gone(path: Path, why: str) -> BuildError:
         why=why,
         mend="compile again, and leave the cache folder alone while it runs",
     )
+
+
+def read_rejects(path: Path) -> pa.Table:
+    """Unusable rows of an object, REJECTS_SCHEMA, in row order. Places are empty in an object of an earlier version."""
+    table = pq.read_table(path / REJECTS)
+    if "place" not in table.column_names:
+        table = table.append_column("place", pa.array([""] * len(table), pa.string()))
+    return table.select(REJECTS_SCHEMA.names)
 
 
 def reject_counts(path: Path) -> dict[str, int]:

@@ -100,11 +100,13 @@ class _Encoder:
 def _accept(sample: Sample, writer: ObjectWriter, template: Template, decode_images: bool) -> _Accepted | Reject:
     """Check, name and segment a sample, and write those of its images that the object does not hold yet."""
     if sample.text == "":
-        return reject(sample.row, "empty_text", "the text has no characters")
+        return reject(sample.row, "empty_text", "the text has no characters", sample.place)
     if len(sample.turns) > _U16:
-        return reject(sample.row, "bad_turns", f"{len(sample.turns)} turns; at most {_U16} are read")
+        return reject(sample.row, "bad_turns", f"{len(sample.turns)} turns; at most {_U16} are read", sample.place)
     if len(sample.images) > _U16:
-        return reject(sample.row, "placeholder_mismatch", f"{len(sample.images)} images; at most {_U16} are read")
+        return reject(
+            sample.row, "placeholder_mismatch", f"{len(sample.images)} images; at most {_U16} are read", sample.place
+        )
     if sample.template:
         template = template_named(sample.template, think=template.think)
     segments = template.segments(sample)
@@ -114,13 +116,14 @@ def _accept(sample: Sample, writer: ObjectWriter, template: Template, decode_ima
             sample.row,
             "placeholder_mismatch",
             f"{placeholders} <image> placeholders, {len(sample.images)} images",
+            sample.place,
         )
     digests = [image_digest(image) for image in sample.images]
     try:
         content = content_digest(sample.text, sample.turns, digests, frames=sample.frames)
         columns = columns_digest(sample.columns)
     except UnicodeEncodeError as error:
-        return reject(sample.row, "not_utf8", f"a lone surrogate at character {error.start} of a text")
+        return reject(sample.row, "not_utf8", f"a lone surrogate at character {error.start} of a text", sample.place)
     known: dict[bytes, ImageEntry | None] = {digest: writer.image(digest) for digest in digests}
     new = {}
     for place, (digest, image) in enumerate(zip(digests, sample.images, strict=True)):
@@ -129,7 +132,7 @@ def _accept(sample: Sample, writer: ObjectWriter, template: Template, decode_ima
                 new[digest] = (probe(image, decode=decode_images), image)
             except ImageError as error:
                 where = f"image {place + 1} of {len(digests)}: " if len(digests) > 1 else ""
-                return reject(sample.row, error.reason, f"{where}{error}")
+                return reject(sample.row, error.reason, f"{where}{error}", sample.place)
     entries = {digest: writer.add_image(digest, facts, image) for digest, (facts, image) in new.items()}
     return _Accepted(
         row=sample.row,

@@ -125,7 +125,7 @@ def flow(
     height: int = 360,
 ) -> Markup:
     """A Sankey diagram: nodes by column, top to bottom as given, as tall as what passes through them. Links leave and reach a
-    node in the order of `links`, and have the colour of the node that they leave. Names of the first column stand to its left,
+    node in the order of `links`, and have the colour of the node that they leave. A node that none leaves has no series' colour. Names of the first column stand to its left,
     all others to the right of their nodes."""
     nodes = [node for column in columns for node in column]
     through = {
@@ -136,7 +136,12 @@ def flow(
         for node in nodes
     }
     names = {node.id: node.name for node in nodes}
-    colour = {node.id: f"s{place % COLOURS}" for column in columns for place, node in enumerate(column)}
+    left_by = {link.source for link in links}
+    colour = {
+        node.id: f"s{place % COLOURS}" if node.id in left_by or column is columns[0] else "end"
+        for column in columns
+        for place, node in enumerate(column)
+    }
     gap, box, names_left, names_right = 14, 12, 190, 230
     tallest = max((sum(through[node.id] for node in column) for column in columns), default=0) or 1
     scale = max(40, height - gap * max((len(column) for column in columns), default=1)) / tallest

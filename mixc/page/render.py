@@ -34,6 +34,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {"count": _count, "percent": _percent, "zip": zip}
     # a style sheet is text between tags, not an attribute: quotes must stay, and ours holds no "</"
+    environment.tests["said"] = lambda part: not isinstance(part, Markup)
     environment.globals |= {"plots": plots, "style": Markup((Path(__file__).parent / "style.css").read_text())}
     return environment
 

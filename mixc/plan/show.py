@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 SUFFIXES = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
 
 
-def show(summary: PlanSummary, console: Console) -> None:
-    """Everything that `mixc plan` prints: stages, drops, rejects, warnings."""
-    for part in _parts(summary):
+def show(summary: PlanSummary, console: Console, rejected: Sequence[str] = ()) -> None:
+    """Everything that `mixc plan` prints: stages, drops, rejects, warnings. `rejected` are lines that name some of the rejects."""
+    for part in _parts(summary, rejected):
         console.print(part)
 
 
@@ -70,7 +70,7 @@ def stage_line(stage: StagePlan) -> str:
     )
 
 
-def _parts(summary: PlanSummary) -> Iterator[Any]:
+def _parts(summary: PlanSummary, rejected: Sequence[str]) -> Iterator[Any]:
     for stage in summary.stages:
         yield stage_table(stage)
         yield Text(stage_line(stage) + "\n")
@@ -87,6 +87,7 @@ def _parts(summary: PlanSummary) -> Iterator[Any]:
     }
     if rejects:
         yield _counts("rows rejected", "source and reason", rejects)
+        yield Text("".join(f"{line}\n" for line in rejected))
     for warning in summary.warnings:
         yield Text.assemble(("warning: ", "yellow"), warning)
 

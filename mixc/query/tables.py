@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as fs
 
+from mixc.emit.pictures import PICTURES, PICTURES_SCHEMA
 from mixc.errors import BuildError
 from mixc.plan.database import literal, open_database, quoted
 from mixc.plan.tables import HELD_OUT_SCHEMA, KEPT_OUT_SCHEMA, PlanSummary
@@ -33,10 +34,12 @@ PLAN_FILES = {
     "fragments": "a row for each file, or part of one, that sources were read from",
 }
 """Parquet files of a plan and what they hold."""
-_MAY_BE_MISSING = {"held_out": HELD_OUT_SCHEMA, "kept_out": KEPT_OUT_SCHEMA}
-"""A plan that holds nothing out writes no such file; one of an earlier version has no kept_out."""
+_MAY_BE_MISSING = {"held_out": HELD_OUT_SCHEMA, "kept_out": KEPT_OUT_SCHEMA, "pictures": PICTURES_SCHEMA}
+"""A plan that holds nothing out writes no such file, nor does a build without folders of images; one of an earlier version has no
+kept_out."""
 OTHERS = {
-    "rejects": "unusable rows of the sources, with the reason",
+    "pictures": "a row for each image of sources that are folders of images: its file",
+    "rejects": "unusable rows of the sources, with their place and the reason",
     "samples": "a row for each sample: its uses and stages, or the rule that dropped it",
     "sources": "a row for each source: its files, samples and rejects",
     "stages": "a row for each stage: its budget, steps, packs, tokens",
@@ -77,6 +80,7 @@ def open_tables(build: Path, scratch: Path, *, memory_limit: str | None = None) 
     with open_database(scratch, memory_limit=memory_limit) as connection:
         for name in PLAN_FILES:
             _add_file(connection, name, build / "plan" / f"{name}.parquet", names)
+        _add_file(connection, "pictures", build / PICTURES, names)
         _add_file(connection, "rejects", build / "rejects.parquet", names)
         for name, rows in _laid_out(manifest, summary).items():
             connection.register(f"laid out {name}", rows)

@@ -22,6 +22,7 @@ from mixc.report.measured import known_values
 from mixc.report.opened import KEPT_OUT, locked_spec, open_plan, read_summary, require_pack, require_step, stage_number
 from mixc.report.reasons import Loser, Reason, Reasons, Values, columns_of
 from mixc.signals.locked import locked_signals
+from mixc.sources.formats.imagefolder import is_image
 from shards.manifest import Manifest, read_manifest
 
 MOST_MATCHES = 12
@@ -346,6 +347,8 @@ class _Told:
             )
         near = difflib.get_close_matches(PurePosixPath(plain).name, [PurePosixPath(each).name for each in known], 1)
         mend = f"did you mean {near[0]}?" if near else "`mixc sql` or plan/fragments.parquet lists the files"
+        if is_image(Path(path).name) and Path(path).is_file():
+            mend = f"--image {path} finds an image that rows of a file name, by its bytes"
         raise BuildError(f"no file of this build is called {path}", where=str(self._build), mend=mend)
 
     def file(self, path: str, limit: int | None) -> FileStory:

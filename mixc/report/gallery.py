@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from markupsafe import Markup
@@ -22,19 +22,29 @@ SIDE = 192
 LONGEST = 280
 """Characters of a sample's text."""
 
+_BEGIN = re.compile(rf"{re.escape(TURN_START)}(\w+)\n")
+_MARKS = re.compile("|".join([rf"{re.escape(TURN_START)}\w+\n", *map(re.escape, (TURN_END, TEXT_END))]))
 
-_MARKS = re.compile(
-    "|".join([rf"{re.escape(TURN_START)}\w+\n", *map(re.escape, (TURN_END, TEXT_END, IMAGE_START + IMAGE_END))])
-)
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    text: str
+    supervised: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Who says it, `user` or `assistant`; empty for a text. What is said, and the images in their places."""
+
+    role: str
+    parts: list[Said | Markup] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
     id: str
     source: str
-    pictures: list[Markup]
-    text: list[tuple[str, bool]]
-    """Stretches, and whether they are supervised."""
+    turns: list[Turn]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,27 +74,46 @@ def gallery(build: Path, wanted: Sequence[Mapping[str, Sequence[tuple[int, int]]
 
 
 def _shown(inspector: Inspector, segment: Segment) -> Shown:
-    return Shown(
-        id=segment.id,
-        source=segment.source,
-        pictures=[_picture(inspector, run) for run in segment.runs if run.image],
-        text=_cut([(run.text, run.supervised) for run in segment.runs if not run.image]),
-    )
+    runs = [_picture(inspector, run) if run.image else Said(run.text, run.supervised) for run in segment.runs]
+    return Shown(id=segment.id, source=segment.source, turns=turns(runs))
 
 
-def _cut(text: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
-    """What is said, without the marks of turns and the system message, which is the same in every sample; no longer than fits."""
-    found: list[tuple[str, bool]] = []
-    left = LONGEST
-    for stretch, supervised in text:
-        said = _MARKS.sub("", stretch if supervised else stretch.rpartition(f"{TURN_START}user\n")[2]).strip("\n")
-        if not said:
+def turns(runs: Sequence[Said | Markup]) -> list[Turn]:
+    """What is said, turn by turn, without control tokens and the system message, which is the same in every sample; no longer than
+    fits. `runs` are a segment's, images as they are to be shown."""
+    found = [Turn("")]
+    for place, run in enumerate(runs):
+        if isinstance(run, Markup):
+            found[-1].parts.append(run)
             continue
-        found.append((said if len(said) <= left else said[:left] + "…", supervised))
-        left -= len(said)
-        if left <= 0:
-            break
-    return found
+        text = run.text
+        if place + 1 < len(runs) and isinstance(runs[place + 1], Markup):
+            text = text.removesuffix(IMAGE_START)
+        if place and isinstance(runs[place - 1], Markup):
+            text = text.removeprefix(IMAGE_END)
+        # an answer may hold such words, but never a turn's beginning
+        before, *after = [text] if run.supervised else _BEGIN.split(text)
+        found[-1].parts.append(Said(before, run.supervised))
+        found += [Turn(role, [Said(said, False)]) for role, said in zip(after[::2], after[1::2], strict=True)]
+    return _cut([turn for turn in found if turn.role != "system"])
+
+
+def _cut(turns: Sequence[Turn]) -> list[Turn]:
+    kept: list[Turn] = []
+    left = LONGEST
+    for turn in turns:
+        parts: list[Said | Markup] = []
+        for part in turn.parts:
+            if isinstance(part, Markup):
+                parts.append(part)
+                continue
+            said = _MARKS.sub("", part.text).strip("\n")
+            if said and left > 0:
+                parts.append(Said(said if len(said) <= left else said[:left] + "…", part.supervised))
+                left -= len(said)
+        if parts:
+            kept.append(Turn(turn.role, parts))
+    return kept
 
 
 def _picture(inspector: Inspector, run: Run) -> Markup:

@@ -16,6 +16,7 @@ from mixc.plan.tables import PlanSummary, StagePlan
 from mixc.report.figures import FILL_BINS, LENGTH_BINS, TILE_BARS, Division, Drops, Figures
 from mixc.report.forecast import GPU, MFU, Forecast, forecast
 from mixc.report.gallery import gallery
+from mixc.report.left_out import left_out
 from mixc.report.opened import open_plan, read_summary
 from mixc.report.spread import Spread, spreads
 from shards.atomic import atomic_write
@@ -23,6 +24,22 @@ from shards.manifest import Manifest, StageEntry, read_manifest
 
 _NARROW = 360
 """Pixels of a plot of which three stand side by side."""
+_TALL, _LOW = 160, 20
+"""Pixels of the plot of a division; of one among a single source there is nothing to see."""
+WORDS = {
+    "wished": "the share of the stage that the spec asks for",
+    "met": "the share of the stage that it has: samples are whole, and budgets end",
+    "epochs": "how often a sample of the source is used, in the mean",
+    "eligible": "samples of the source that pass the thresholds of the stage and fit into a pack",
+    "supervised": "tokens that the model learns to write; it only reads the others",
+    "tiles": "pieces of equal size that images are cut into, thumbnails counted",
+    "fill": "tokens over the room in packs that are not empty",
+    "packs": "sequences that samples are put into, end to end, to be trained on as one",
+    "packs a step": "a pack is a sequence that samples are put into, end to end",
+    "rank skew": "how much more work the busiest process of a step has than the idlest, over the mean; of the worst number of processes",
+    "rule": "a sample is dropped by the last rule that it meets in any stage",
+}
+"""Of tables and texts, in a few words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +72,7 @@ def write_page(build: Path, out: Path, *, model: str | None = None, device: str 
             mfu=mfu,
         )
         drops = figures.drops()
+        rejects = left_out(plan, lock)
         wanted = [figures.some(number) for number in range(len(summary.stages))]
         stages = [
             _stage(figures, number, plan, entry, sorted(lock.sources))
@@ -68,6 +86,9 @@ def write_page(build: Path, out: Path, *, model: str | None = None, device: str 
         summary=summary,
         stages=stages,
         drops=sorted(drops, key=lambda drop: (_met(drop.rule), drop.rule, drop.source)),
+        dropped=sum(drop.samples for drop in drops),
+        rejects=rejects,
+        words=WORDS,
         flow=_flow(summary, drops, sorted(lock.sources)),
         cost=cost,
         costs=_costs(manifest, cost),
@@ -118,6 +139,7 @@ def _stage(figures: Figures, number: int, plan: StagePlan, entry: StageEntry, so
             f"{plan.name}: how the tokens of a step are divided among sources, from its first step to its last",
             low="step 0",
             high=f"step {plan.steps - 1:,}",
+            height=_TALL if len(plan.sources) > 1 else _LOW,
         ),
         division=division,
     )
@@ -175,7 +197,7 @@ def _costs(manifest: Manifest, cost: Forecast) -> list[list[str]]:
         for stage, flops in zip(manifest.stages, cost.stages, strict=True)
     ]
     rows.append(("all", [sum(column) for column in zip(*(counts for _, counts in rows), strict=True)]))
-    return [[name, *map(_scaled, counts), _hours(cost.hours(counts[-1]))] for name, counts in rows]
+    return [[name, *map(_scaled, counts), time_of(cost.hours(counts[-1]))] for name, counts in rows]
 
 
 def _scaled(flops: int) -> str:
@@ -187,5 +209,10 @@ def _scaled(flops: int) -> str:
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 
 
-def _hours(hours: float) -> str:
-    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}"
+def time_of(hours: float) -> str:
+    """In a unit that gives it two digits or three: a tiny model's is no share of an hour."""
+    for unit, size in (("hours", 1.0), ("min", 1 / 60), ("s", 1 / 3600)):
+        if hours >= (2 if unit == "hours" else 1) * size:
+            count = hours / size
+            return f"{count:,.0f} {unit}" if count >= 100 else f"{count:.2g} {unit}"
+    return "under a second" if hours else "nothing"

@@ -22,6 +22,7 @@ from mixc.measure.spelling import BREAK
 from mixc.report.dropped import Dropped, find_dropped
 from mixc.report.explain import Use, explain_places
 from mixc.report.opened import build_tokenizer, read_summary
+from mixc.report.pictures import why_not_trained
 from mixc.report.spelled import Progress, excerpt, in_order, speller
 from shards.build import Build, StageReader
 from shards.digest import digest_file
@@ -131,6 +132,8 @@ def find_image(
     if opened.media.position(bytes.fromhex(digest)) is not None:
         for own in _look_through(opened, look, workers, progress):
             found |= own
+    if not found and (known := why_not_trained(build, image)):
+        raise known
     return _search(build, opened, digest, found, limit, "image")
 
 

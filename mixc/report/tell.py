@@ -105,6 +105,12 @@ def file_lines(story: FileStory) -> Iterator[Text]:
         yield Text(f"  and {left:,} more (--limit)", "dim")
 
 
+def picture_lines(path: str, became: SampleStory | Row) -> Iterator[Text]:
+    """Of a picture that is a row of its own, in a folder of pictures."""
+    yield Text(path, "bold")
+    yield from sample_lines(became) if isinstance(became, SampleStory) else [row_line(became)]
+
+
 def row_line(row: Row) -> Text:
     name = (row.id or "no sample")[:SHORT]
     became = (

@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterable
 
 from mixc.errors import SourceError
-from mixc.sources import files
 from mixc.sources.caret import Span, shown
 from mixc.sources.files import reading
 from mixc.sources.formats import jsonl
@@ -35,8 +34,6 @@ _OF_IMAGES: tuple[Reason, ...] = (
     "image_bomb",
     "placeholder_mismatch",
 )
-_OF_LINE = re.compile(r"(?<=: )line \d+: ")
-_IN_LINE = re.compile(r": line 1 column \d+ \(char \d+\)$")
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -55,14 +52,6 @@ def excerpt(fragment: Fragment, source: Source, reject: Reject) -> list[str]:
         return []
     text = line.content.decode(errors="replace")
     return shown(line.number, text, place(line, text, source, fragment.format, reject))
-
-
-def told_reject(fragment: Fragment, reject: Reject, source: Source) -> str:
-    """An unusable row in words, its file and number, and below that its line where there is one; for a terminal."""
-    lines, why = excerpt(fragment, source, reject), reason(reject)
-    if lines:  # which say the line, and the place in it
-        why = _IN_LINE.sub("", _OF_LINE.sub("", why, count=1))
-    return "\n".join([f"{files.printable(fragment.path)} row {reject.row}: {why}", *lines])
 
 
 def reason(reject: Reject) -> str:

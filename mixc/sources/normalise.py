@@ -43,7 +43,7 @@ def normalise(raw: RawRow, source: Source, names: Names, images: tuple[bytes, ..
     try:
         columns = _columns(raw.values, names)
         if source.kind == "text":
-            return Sample(row=raw.row, text=_text(raw.values, names.text), columns=columns)
+            return Sample(row=raw.row, text=_text(raw.values, names.text), columns=columns, place=raw.place)
         if source.kind == "chat":
             turns = _conversation(raw.values, names.messages, source.messages_format)
         else:
@@ -53,10 +53,16 @@ def normalise(raw: RawRow, source: Source, names: Names, images: tuple[bytes, ..
         placed = _place(turns, len(images), source.number_images)
         frames = source.frames is not None and bool(images)
         return Sample(
-            row=raw.row, turns=placed, images=images, frames=frames, template=source.template, columns=columns
+            row=raw.row,
+            turns=placed,
+            images=images,
+            frames=frames,
+            template=source.template,
+            columns=columns,
+            place=raw.place,
         )
     except _BadRowError as bad:
-        return reject(raw.row, bad.reason, bad.detail)
+        return reject(raw.row, bad.reason, bad.detail, raw.place)
 
 
 def scalar_columns(raw: RawRow, names: Names) -> dict[str, Scalar] | Reject:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mixc.sources.sample import Reason, Reject
 
@@ -13,6 +13,9 @@ bound on memory, far above any document that fits a context window."""
 
 DETAIL_LIMIT = 200
 """A reject's detail is cut at this many characters, since it may quote the data."""
+
+PLACE_LIMIT = 255
+"""Its place too: the longest name of a file, and members of a tar have longer ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,16 +27,18 @@ class RawRow:
     the file holds lone surrogates (`surrogateescape`), so that it is found where it is used."""
     unread: tuple[str, ...] = ()
     """Names that the row has and that were not read: members of a tar that the source does not ask for."""
+    place: str = field(default="", compare=False)
+    """As of a Sample."""
 
 
-def reject(row: int, reason: Reason, detail: str) -> Reject:
-    """A Reject whose detail is valid UTF-8 and of bounded length, whatever the data held."""
-    return Reject(row=row, reason=reason, detail=clip(detail))
+def reject(row: int, reason: Reason, detail: str, place: str = "") -> Reject:
+    """A Reject whose detail and place are valid UTF-8 and of bounded length, whatever the data held."""
+    return Reject(row=row, reason=reason, detail=clip(detail), place=clip(place, PLACE_LIMIT))
 
 
-def clip(text: str) -> str:
-    clean = text[: DETAIL_LIMIT + 1].encode("utf-8", "backslashreplace").decode()
-    return clean if len(clean) <= DETAIL_LIMIT else clean[: DETAIL_LIMIT - 1] + "…"
+def clip(text: str, limit: int = DETAIL_LIMIT) -> str:
+    clean = text[: limit + 1].encode("utf-8", "backslashreplace").decode()
+    return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
 
 def is_utf8(text: str) -> bool:

@@ -9,7 +9,7 @@ from itertools import islice
 
 from mixc.errors import SourceError
 from mixc.sources.files import printable, reading
-from mixc.sources.formats import arrow, parquet
+from mixc.sources.formats import arrow, imagefolder, parquet
 from mixc.sources.formats.rows import all_names, raw_rows
 from mixc.sources.fragment import Fragment
 from mixc.sources.images import ImageFolder, Problem, evenly, load
@@ -34,6 +34,7 @@ def read(fragment: Fragment, source: Source) -> Iterator[Sample | Reject]:
     """
     used = names(source, fragment.format)
     folder = ImageFolder(fragment.image_root or posixpath.dirname(fragment.path))
+    plain = fragment.format == "imagefolder" and used.text == "text" and not source.columns
     found: set[str] = set()
     parsed = False
     for raw in raw_rows(fragment.path, fragment.format, source, fragment.part):
@@ -50,7 +51,10 @@ def read(fragment: Fragment, source: Source) -> Iterator[Sample | Reject]:
                 why="data seems to be used as keys",
                 mend="put such data into one nested column, which is passed over",
             )
-        yield _sample(raw, source, used, folder)
+        sample = _sample(raw, source, used, folder)
+        if isinstance(sample, Reject) and sample.reason in ("missing_value", "empty_text") and plain:
+            sample = reject(sample.row, sample.reason, imagefolder.no_caption(raw.place, sample.detail), raw.place)
+        yield sample
     if parsed and fragment.part is None:
         require(printable(fragment.path), source, fragment.format, found)
 
@@ -89,7 +93,7 @@ def _sample(raw: RawRow, source: Source, used: Names, folder: ImageFolder) -> Sa
         return normalise(raw, source, used)
     images = load(evenly(raw.values.get(used.image), source.max_frames if source.frames else None), folder)
     if isinstance(images, Problem):
-        return reject(raw.row, images.reason, images.detail)
+        return reject(raw.row, images.reason, images.detail, raw.place)
     return normalise(raw, source, used, images)
 
 

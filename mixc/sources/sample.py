@@ -38,6 +38,9 @@ class Sample:
     """Name of the chat template that its source asks for; None: the model's. Never part of identity."""
     columns: dict[str, Scalar] = field(default_factory=dict)
     """Every other scalar column of the row, by its own name."""
+    place: str = field(default="", compare=False)
+    """Where people would look for the row in its file: `line 41`, `sample 000123` of a tar, or of a folder the name of the
+    image; empty where only the row's number tells. Provenance only, as `row`."""
 
 
 Reason = Literal[
@@ -63,3 +66,5 @@ class Reject:
     row: int
     reason: Reason
     detail: str
+    place: str = field(default="", compare=False)
+    """As of a Sample."""

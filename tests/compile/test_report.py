@@ -11,11 +11,13 @@ from pathlib import Path
 import msgspec
 import pyarrow.parquet as pq
 import pytest
+from markupsafe import Markup
 
 from mixc.report.figures import FILL_BINS, LENGTH_BINS, Figures
 from mixc.report.forecast import Flops, Forecast
-from mixc.report.gallery import LONGEST, _cut
+from mixc.report.gallery import LONGEST, Said, Turn, turns
 from mixc.report.opened import open_plan
+from mixc.report.page import WORDS, time_of
 from mixc.report.spread import BINS, spreads
 from shards.manifest import read_manifest
 from tests.browser import check_page, needs_chromium, opened
@@ -100,11 +102,27 @@ def test_the_gallery_shows_samples_of_every_source_of_every_stage(demo: Path, fi
     assert text.count("data:image/jpeg;base64,") > 10 and "<mark>" in text
 
 
-def test_the_gallery_tells_what_is_said_and_not_the_marks_of_turns() -> None:
-    before = "<|im_start|>system\nbe good<|im_end|><|im_start|>user\n<img></img>\nwhy?<|im_end|><|im_start|>assistant\n"
-    assert _cut([(before, False), ("so<|im_end|>", True)]) == [("why?", False), ("so", True)]
-    assert _cut([("a", True), ("b" * 1000, True), ("never", True)]) == [("a", True), ("b" * (LONGEST - 1) + "…", True)]
-    assert _cut([("<|endoftext|>", True)]) == []
+def test_the_gallery_tells_turns_apart_with_images_in_their_places() -> None:
+    image = Markup("<img>")
+    system = "<|im_start|>system\nbe good<|im_end|>"
+    assert turns(
+        [
+            Said(f"{system}<|im_start|>user\nsee <img>", False),
+            image,
+            Said("</img>\nwhy?<|im_end|><|im_start|>assistant\n", False),
+            Said("so<|im_end|>", True),
+            Said("<|im_start|>user\nand?<|im_end|><|im_start|>assistant\n", False),
+            Said("<img> is a tag<|im_end|>", True),
+        ]
+    ) == [
+        Turn("user", [Said("see ", False), image, Said("why?", False)]),
+        Turn("assistant", [Said("so", True)]),
+        Turn("user", [Said("and?", False)]),
+        Turn("assistant", [Said("<img> is a tag", True)]),
+    ]
+    long = [Said("a", True), Said("b" * 1000, True), Said("never", True)]
+    assert turns(long) == [Turn("", [Said("a", True), Said("b" * (LONGEST - 1) + "…", True)])]
+    assert turns([Said("<|endoftext|>", True)]) == []
 
 
 def test_signals_are_spread_as_the_sources_have_them(make_mixc, tmp_path: Path, monkeypatch) -> None:
@@ -168,6 +186,23 @@ def test_hours_are_flops_over_what_a_device_makes_of_them() -> None:
 
 
 @pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "nothing"),
+        (0.0003, "under a second"),
+        (1, "1 s"),
+        (59, "59 s"),
+        (90, "1.5 min"),
+        (7199, "120 min"),
+        (7200, "2 hours"),
+        (3.6e6, "1,000 hours"),
+    ],
+)
+def test_a_time_is_told_in_a_unit_that_fits_it(seconds: float, said: str) -> None:
+    assert time_of(seconds / 3600) == said
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("--model", "sail-vl2-2c"), "did you mean sail-vl2-2b"),
@@ -191,6 +226,41 @@ def test_the_page_says_what_the_plan_says(demo: Path, page: Path) -> None:
         assert name in text
     assert not any(loads in text for loads in ("<script", "http", "@import", "url("))
     assert set(re.findall(r'src="(.{5})', text)) == {"data:"}
+
+
+def test_the_words_of_the_page_are_explained_where_they_stand(page: Path) -> None:
+    text = page.read_text()
+    for word in ("wished", "met", "eligible", "supervised", "tiles", "packs"):
+        assert f'<abbr title="{WORDS[word]}">{word}</abbr>' in text
+    assert "<mark>Marked</mark> is what is supervised" in text
+    assert not re.search(r"&lt;/?img&gt;", text)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "said"),
+    [
+        (3, 0, "Nothing: every row is a sample, and every sample is used."),
+        (3, 5, "Every sample is used; 5 rows are rejected: they cannot become a sample."),
+    ],
+)
+def test_what_was_left_out_is_one_statement_with_its_rows_by_name(
+    make_mixc, tmp_path: Path, good: int, bad: int, said: str
+) -> None:
+    rows = [json.dumps({"text": f"text number {n}"}) for n in range(good)] + ["{"] * bad
+    (tmp_path / "data.jsonl").write_text("\n".join(rows))
+    (tmp_path / "spec.yaml").write_text(
+        "mixture: m\nseed: 1\nmodel: sail-vl-tiny\nmax_reject_rate: 0.9\n"
+        "sources: {one: {path: data.jsonl, kind: text}}\n"
+        "stages: [{name: s, budget: 1 epoch, mix: [one], sequence_length: 64, train: {lr: {language: 1e-3}, batch: 1}}]\n"
+    )
+    mixc = make_mixc()
+    mixc("compile", tmp_path / "spec.yaml", "-o", tmp_path / "build")
+    mixc("report", tmp_path / "build")
+    text = re.sub(r"\s+", " ", unescape((tmp_path / "build.html").read_text()))
+    assert f"<p>{said}</p>" in text
+    assert text.count("data.jsonl line") == min(bad, 3)
+    assert ("<code>data.jsonl line 4</code>: not JSON: Expecting property name" in text) == bool(bad)
+    assert ("and 2 more" in text) == bool(bad)
 
 
 def test_hostile_names_stay_text(make_mixc, tmp_path: Path) -> None:

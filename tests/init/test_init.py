@@ -17,13 +17,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mixc import rejects
+from mixc import reject_rate
 from mixc.check import check_spec
+from mixc.cli.init import _ignored
 from mixc.errors import SourceError, SpecError
 from mixc.init.guess import Guess, guess
 from mixc.init.run import Init, init
 from mixc.init.write import Named, can_be_said, source_names, write
 from mixc.measure.family import FAMILIES
+from mixc.measure.template import TEMPLATES
 from mixc.sources.raw import RawRow
 from mixc.spec.load import load
 
@@ -136,10 +138,51 @@ def test_a_folder_becomes_a_spec_that_checks(world: Path, tmp_path: Path) -> Non
     assert [stage.name for stage in load(tmp_path / "spec.yaml", ()).spec.stages] == ["align", "pretrain", "sft"]
 
 
+def test_rows_that_cannot_be_used_and_files_that_are_no_data_are_named(world: Path, tmp_path: Path) -> None:
+    (world / "photos/1.txt").unlink()
+    (world / "photos/2.png").write_bytes(b"no image")
+    (world / "photos/.DS_Store").write_bytes(b"hidden")
+    (world / "photos/notes.txt").write_text("beside no image")
+    for number in range(5):
+        (world / f"{number}.DOCX").write_bytes(b"a letter")
+    made = init(world, tmp_path / "spec.yaml")
+    [photos] = [source for source in made.sources if source.name == "photos"]
+    assert (photos.usable, photos.rows) == (2, 4)
+    assert list(map(str, photos.rejects.examples)) == [
+        "my data [v1]/photos/1.png: no caption: 1.txt is missing",
+        "my data [v1]/photos/2.png: not an image that can be decoded: no known image format",
+    ]
+    assert [(each.suffix, each.count, each.first) for each in made.ignored] == [
+        (".docx", 5, [f"my data [v1]/{number}.DOCX" for number in range(3)]),
+        (".md", 1, ["my data [v1]/readme.md"]),
+        (".txt", 1, ["my data [v1]/photos/notes.txt"]),
+    ]
+    assert list(_ignored(made.ignored)) == [
+        "5 .docx (my data [v1]/0.DOCX, ...)",
+        "1 .md (my data [v1]/readme.md)",
+        "1 .txt (my data [v1]/photos/notes.txt)",
+    ]
+    assert list(_ignored(made.ignored[1:])) == ["my data [v1]/readme.md", "my data [v1]/photos/notes.txt"]
+
+
 def test_the_specs_folder_need_not_be_there(world: Path, tmp_path: Path) -> None:
     made = init(world, tmp_path / "new/folder/spec.yaml")
     assert {source.name for source in made.sources} == {"photos", "chats", "prose", "x", "pages"}
     assert check_spec(tmp_path / "new/folder/spec.yaml").ok
+
+
+def test_the_templates_system_message_is_said_with_how_to_leave_it_out(world: Path, tmp_path: Path) -> None:
+    init(world, tmp_path / "spec.yaml")
+    text = (tmp_path / "spec.yaml").read_text()
+    system = TEMPLATES["univl-chat"].system
+    assert f"#   {system}\n" in text and "`template: chatml` in a source leaves it out" in text
+    (tmp_path / "spec.yaml").write_text(text.replace("kind: chat\n", "kind: chat\n    template: chatml\n"))
+    assert check_spec(tmp_path / "spec.yaml").ok
+    assert load(tmp_path / "spec.yaml", ()).spec.sources["chats"].template == "chatml"
+    (tmp_path / "texts").mkdir()  # which have no turns, and no such message
+    (tmp_path / "texts/a.jsonl").write_text('{"text": "a text"}\n')
+    init(tmp_path / "texts", tmp_path / "texts.yaml")
+    assert "chatml" not in (tmp_path / "texts.yaml").read_text()
 
 
 def test_the_same_folder_gives_the_same_bytes(world: Path, tmp_path: Path) -> None:
@@ -242,10 +285,10 @@ def test_rows_that_cannot_be_used_are_let_pass_with_a_warning(tmp_path: Path) ->
 @given(rows=st.integers(1, 3000), part=st.floats(0, 1))
 def test_a_rate_that_is_suggested_lets_the_rows_pass(rows: int, part: float) -> None:
     bad = int(part * rows)
-    assert not bad > rejects.rate_for(bad, rows) * rows  # as a compile compares
-    assert 0.1 <= rejects.rate_for(bad, rows) <= 1 or bad == rows
-    assert bad <= rejects.likely_rate(bad, rows) * rows <= rows
-    assert f"{rejects.rate_for(bad, rows):g}" in rejects.mend(bad, rows) or bad == rows
+    assert not bad > reject_rate.rate_for(bad, rows) * rows  # as a compile compares
+    assert 0.1 <= reject_rate.rate_for(bad, rows) <= 1 or bad == rows
+    assert bad <= reject_rate.likely_rate(bad, rows) * rows <= rows
+    assert f"{reject_rate.rate_for(bad, rows):g}" in reject_rate.mend(bad, rows) or bad == rows
 
 
 def test_what_stands_there_is_not_replaced_unasked(tmp_path: Path) -> None:
@@ -275,7 +318,7 @@ def test_names_are_unique_and_allowed(hints: list[str]) -> None:
     assert len(set(names)) == len(hints)
     guessed = Guess(kind="text")
     sources = [Named(name=name, path="x.jsonl", format=None, guess=guessed, about="") for name in names]
-    assert list(loaded(write("m", "sail-vl-tiny", 1, sources, bytes=1)).sources) == names
+    assert list(loaded(write("m", "sail-vl-tiny", 1, sources, bytes=1, system="be good: # {")).sources) == names
 
 
 @given(

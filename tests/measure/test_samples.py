@@ -87,7 +87,7 @@ def test_an_object_holds_what_facts_say(measured: Measured, tokenizer: Tokenizer
     chat = turns("<image> and <image>", "Two.", "Again <image>?", "Yes, the first.")
     rows = [
         Sample(row=0, text="Hello, world!", columns={"score": 1, "lang": "en"}),
-        Reject(row=1, reason="broken_row", detail="line 2"),
+        Reject(row=1, reason="broken_row", detail="not JSON", place="line 2"),
         Sample(row=2, turns=chat, images=(small, large, small), columns={"score": 0.5}),
     ]
     found = measured(rows)
@@ -131,7 +131,9 @@ def test_an_object_holds_what_facts_say(measured: Measured, tokenizer: Tokenizer
     assert media["extension"].to_pylist() == ["png", "jpg", "png"]
     assert (found.path / "media.bin").stat().st_size == len(small) + len(large)  # once each
 
-    assert pq.read_table(found.path / REJECTS).to_pylist() == [{"row": 1, "reason": "broken_row", "detail": "line 2"}]
+    assert pq.read_table(found.path / REJECTS).to_pylist() == [
+        {"row": 1, "reason": "broken_row", "detail": "not JSON", "place": "line 2"}
+    ]
     assert (info_of(found).samples, info_of(found).rejects, info_of(found).fast_tokenizer) == (2, 1, True)
     assert info_of(found).tokens == text["tokens"] + conversation["tokens"]
     assert info_of(found).columns == {"lang": "string", "score": "double"}

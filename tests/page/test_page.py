@@ -94,6 +94,8 @@ def test_a_flow_joins_its_nodes() -> None:
         f"{HOSTILE} → x: 3,000 tokens",
     ]
     assert parsed(svg).get("aria-label") == HOSTILE
+    # a colour is a source's: what it flows to has none
+    assert [box.get("class") for box in parsed(svg).iter("rect")] == ["s0", "s1", "end", "end"]
 
 
 def test_curves_end_at_the_largest_value() -> None:

@@ -59,7 +59,7 @@ def rows(path: str, format: str, opener: Opener = open_binary) -> Iterator[RawRo
                 except (csv.Error, _TooLongError) as error:
                     again = feed.retry()
                     rest = "" if again else "; nothing after it can be read: too many quotes are never closed"
-                    yield reject(row, "broken_row", f"line {feed.first}: {error}{rest}")
+                    yield reject(row, "broken_row", f"line {feed.first}: {error}{rest}", f"line {feed.first}")
                     row += 1
                     if not again:
                         return
@@ -73,9 +73,12 @@ def rows(path: str, format: str, opener: Opener = open_binary) -> Iterator[RawRo
 
 
 def _row(row: int, header: list[str], record: list[str], line: int) -> RawRow | Reject:
+    place = f"line {line}"
     if len(record) != len(header):
-        return reject(row, "broken_row", f"line {line} has {len(record)} fields, the header {len(header)}")
-    return RawRow(row=row, values={name: value or None for name, value in zip(header, record, strict=True)})
+        return reject(row, "broken_row", f"line {line} has {len(record)} fields, the header {len(header)}", place)
+    return RawRow(
+        row=row, values={name: value or None for name, value in zip(header, record, strict=True)}, place=place
+    )
 
 
 def _header(path: str, records: Iterator[list[str]]) -> list[str]:

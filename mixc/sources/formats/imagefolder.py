@@ -24,7 +24,7 @@ def pairs(path: str) -> list[tuple[str, str | None]]:
     """The images of a folder, sorted by name, each with the name of its text file or None. Raises OSError."""
     there = {name for name, is_folder in files.listing(path) if not is_folder}
     images = sorted(name for name in there if is_image(name))
-    return [(name, text if (text := _text_name(name)) in there else None) for name in images]
+    return [(name, text if (text := text_name(name)) in there else None) for name in images]
 
 
 def stamp(path: str) -> Stamp:
@@ -69,16 +69,22 @@ def rows(path: str, opener: Opener = files.open_binary) -> Iterator[RawRow | Rej
                 with opener(posixpath.join(path, text)) as file:
                     content = b"".join(files.at_most(file, ROW_BYTES_LIMIT + 1))
             except OSError as error:
-                yield reject(row, "broken_row", f"{text!r}: {files.reason(error)}")
+                yield reject(row, "broken_row", f"{text!r}: {files.reason(error)}", image)
                 continue
             if len(content) > ROW_BYTES_LIMIT:
-                yield reject(row, "broken_row", f"{text!r} is longer than {ROW_BYTES_LIMIT >> 20} MiB")
+                yield reject(row, "broken_row", f"{text!r} is longer than {ROW_BYTES_LIMIT >> 20} MiB", image)
                 continue
             values["text"] = content.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
         else:
             values["text"] = None
-        yield RawRow(row=row, values=values)
+        yield RawRow(row=row, values=values, place=image)
 
 
-def _text_name(image: str) -> str:
+def no_caption(image: str, detail: str) -> str:
+    """Why an image of a folder has no text, for who knows of files and not of columns; `detail` is of the column."""
+    return f"no caption: {text_name(image)} is {'empty' if detail.endswith('empty') else 'missing'}"
+
+
+def text_name(image: str) -> str:
+    """Of the file beside an image that holds its text."""
     return posixpath.splitext(image)[0] + ".txt"

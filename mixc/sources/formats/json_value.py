@@ -23,6 +23,8 @@ def parse(text: str) -> object:
     except (msgspec.DecodeError, RecursionError):
         try:
             value = json.loads(text)
+        except json.JSONDecodeError as error:  # its own words count lines, of which a row of a file of lines is one
+            raise BadJSONError(f"not JSON: {error.msg.removesuffix(' at')} at character {error.pos + 1}") from None
         except (ValueError, RecursionError) as error:
             deep = isinstance(error, RecursionError)
             raise BadJSONError("nested too deeply" if deep else str(error)) from None

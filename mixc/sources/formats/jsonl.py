@@ -62,17 +62,18 @@ def line_of(path: str, format: str, row: int, part: Part | None = None) -> Line 
 
 
 def _row(row: int, line: Line) -> RawRow | Reject:
+    place = f"line {line.number}"
     if line.content is None:
-        return reject(row, "broken_row", f"line {line.number} is longer than {ROW_BYTES_LIMIT >> 20} MiB")
+        return reject(row, "broken_row", f"line {line.number} is longer than {ROW_BYTES_LIMIT >> 20} MiB", place)
     try:
         value = parse_utf8(line.content)
     except UnicodeDecodeError as error:
-        return reject(row, "not_utf8", f"line {line.number}, byte {error.start + 1}: {error.reason}")
+        return reject(row, "not_utf8", f"line {line.number}, byte {error.start + 1}: {error.reason}", place)
     except BadJSONError as error:
-        return reject(row, "broken_row", f"line {line.number}: {error}")
+        return reject(row, "broken_row", f"line {line.number}: {error}", place)
     if not isinstance(value, dict):
-        return reject(row, "wrong_type", f"line {line.number} is {type(value).__name__}, not an object")
-    return RawRow(row=row, values=value)
+        return reject(row, "wrong_type", f"line {line.number} is {type(value).__name__}, not an object", place)
+    return RawRow(row=row, values=value, place=place)
 
 
 def lines(stream: Iterator[bytes], *, keep_cr: bool = False, start: int = 1) -> Iterator[Line]:

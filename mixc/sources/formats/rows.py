@@ -27,7 +27,7 @@ def raw_rows(
         for row in _rows(path, format, source, part, opener):
             # a tar has put the new names in itself, before it looked for its defaults
             if source.columns and format != "webdataset" and isinstance(row, RawRow):
-                row = RawRow(row=row.row, values=rename(row.values, source.columns), unread=row.unread)
+                row = RawRow(row=row.row, values=rename(row.values, source.columns), unread=row.unread, place=row.place)
             yield row
 
 

@@ -112,8 +112,9 @@ class _Group:
             self._unread.append(extension)
 
     def finish(self) -> RawRow | Reject:
+        place = f"sample {self.key}"
         if self._wrong is not None:
-            return reject(self.row, *self._wrong)
+            return reject(self.row, *self._wrong, place)
         values = dict(rename(self._fields | self._members, self._columns))
         if self._wanted.text and self._text_is_default and self._wanted.text not in values and "text" in values:
             values[self._wanted.text] = values.pop("text")
@@ -122,7 +123,7 @@ class _Group:
             if self._images:
                 ordered = sorted(self._images, key=lambda image: image[0])  # stable: without a number, the tar's order
                 values[self._wanted.image] = [content for _, content in ordered]
-        return RawRow(row=self.row, values=values, unread=tuple(self._unread))
+        return RawRow(row=self.row, values=values, unread=tuple(self._unread), place=place)
 
     def _is_image(self, extension: str) -> bool:
         numbered = _NUMBERED.fullmatch(extension)
