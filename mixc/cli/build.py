@@ -74,9 +74,9 @@ def plan(
     else:
         from rich.console import Console
 
-        from mixc.plan.show import show
+        from mixc.plan.show import show, unweighted
 
-        show(summary, Console())
+        show(summary, Console(), by_size=unweighted(measured.loaded.spec))
 
 
 def compile(
