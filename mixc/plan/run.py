@@ -346,8 +346,8 @@ def _stage_plan(
             mend = f"a wider `order: {{window: ...}}` than {window:,} may find what fills them"
         else:  # no window can help
             mend = (
-                f"of all its samples none fits into what is left of {rules.sequence_length:,}: another sequence_length, or "
-                "short samples beside them, would fill more"
+                f"its samples leave that much of {rules.sequence_length:,}, and no smaller ones are left to fill it: take another "
+                "sequence_length, or mix in more short samples"
             )
         warn(f"stage `{stage.name}`: {part} of its packs' tokens are padding; {mend}")
     if 2 * layout.empty >= batch:

@@ -641,7 +641,10 @@ def test_padding_is_told_with_what_would_help(world: Any, row: Any, make_spec: A
         assert len(found) == 1
         return found[0]
 
-    assert "40% of its packs' tokens are padding; of all its samples none fits into what is left of 100:" in told()
+    assert (
+        "40% of its packs' tokens are padding; its samples leave that much of 100, and no smaller ones are left"
+        in told()
+    )
     assert "a wider `order: {window: ...}` than 4 may find" in told(order=Order(window=4))
 
 
