@@ -20,6 +20,8 @@ from runtime.errors import DivergedError, StoppedError, TrainError
 from shards.build import Build
 from shards.errors import ShardError
 
+ERROR = "error"
+"""What a mistake begins with, as all of `mixc` has it; what is none begins with the program's name."""
 _FOLDERS_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 _MEND = "make room, or give a folder that can be written; what is saved stays good: --resume goes on from it"
 
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TrainError as error:
         # what all processes agree on is said once
         if os.environ.get("RANK", "0") == "0" or not isinstance(error, DivergedError | StoppedError):
-            _say(error)
+            _say(error, PROGRAM if isinstance(error, StoppedError) else ERROR)
         return error.status
     except ShardError as error:
         _say(error)
@@ -54,13 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(TrainError("cannot write", where=str(error.filename or ""), why=str(error.strerror), mend=_MEND))
         return 2
     except KeyboardInterrupt:
-        _say("interrupted; go on from the last checkpoint with --resume")
+        _say("interrupted; go on from the last checkpoint with --resume", PROGRAM)
         return 128 + signal.SIGINT
 
 
-def _say(what: object) -> None:
+def _say(what: object, kind: str = ERROR) -> None:
     rank = os.environ.get("RANK", "0")
-    print(f"{PROGRAM}: " + (f"process {rank}: " if rank != "0" else "") + str(what), file=sys.stderr, flush=True)
+    print(f"{kind}: " + (f"process {rank}: " if rank != "0" else "") + str(what), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

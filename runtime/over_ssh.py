@@ -174,7 +174,7 @@ def main(argv: Sequence[str]) -> int:
             return 0
         return launch(hosts, plan)
     except TrainError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return error.status
 
 

@@ -198,7 +198,7 @@ def _family(folder: Path) -> tuple[set[str], bool]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ArgumentError(message, mend=f"see `{PROGRAM} --help`")
+        raise ArgumentError(message, where=PROGRAM, mend=f"see `{PROGRAM} --help`")
 
 
 def _numbers(text: str) -> list[float]:
@@ -224,10 +224,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
         soup(arguments.models, arguments.out, arguments.weights)
     except (TrainError, ShardError) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"{PROGRAM}: {error.filename or arguments.out}: {error.strerror or error}", file=sys.stderr)
+        print(f"error: {error.filename or arguments.out}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

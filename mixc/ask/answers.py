@@ -37,6 +37,8 @@ class Part:
     text: str
     end: str | None = None
     """`stop`: the model ended it; `length`: it became too long; `error`: it was not answered, `text` says why."""
+    tokens: int = 0
+    """Of the answer so far."""
 
 
 class Answers:
@@ -82,16 +84,18 @@ class Answers:
         except BrokenPipeError:
             raise self._ended() from None
         texts = {number: Text(tokenizer) for number in range(len(prompts))}
+        made = dict.fromkeys(texts, 0)
         while texts:
             line = self._line()
             number = line["id"]
+            made[number] += len(line.get("tokens", ()))
             if "error" in line:
                 del texts[number]
                 yield Part(number, line["error"], "error")
             elif "done" in line:
-                yield Part(number, texts.pop(number).rest(), line["done"])
+                yield Part(number, texts.pop(number).rest(), line["done"], made[number])
             elif said := texts[number].add(line["tokens"]):
-                yield Part(number, said)
+                yield Part(number, said, tokens=made[number])
 
     def _request(self, number: int, prompt: Prompt, generation: Generation) -> dict[str, Any]:
         tokenizer = self._model.tokenizer

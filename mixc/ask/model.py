@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -85,6 +85,8 @@ class Model:
     geometry: Geometry
     tokenizer: Tokenizer
     template: Template
+    unfinished: tuple[str, ...] = ()
+    """Stages of its run that come after the one whose weights these are."""
 
 
 def find(path: Path, *, tokenizer: str | None, template: str | None, cache: Path) -> Model:
@@ -97,7 +99,9 @@ def find(path: Path, *, tokenizer: str | None, template: str | None, cache: Path
     folder = path if run is None else _last_stage(path, run)
     data = _bytes(folder / CONFIG)
     if "geometry" in _decoded(data, folder / CONFIG, dict[str, Any]):
-        return _trained(folder, _decoded(data, folder / CONFIG, _Trained).geometry, tokenizer, template, cache)
+        model = _trained(folder, _decoded(data, folder / CONFIG, _Trained).geometry, tokenizer, template, cache)
+        later = () if run is None else tuple(run.stages[run.stages.index(folder.name) + 1 :])
+        return replace(model, unfinished=later)
     return _released(folder, data, tokenizer, template, cache)
 
 

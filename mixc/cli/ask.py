@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +24,7 @@ NOT_ANSWERED = 1
 
 
 def chat(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="a run, RUN/STAGE, or a released model's folder")],
     question: Annotated[
         str | None, typer.Argument(help="what to ask; left out, a conversation on the terminal")
@@ -63,6 +66,7 @@ def chat(
     from mixc.errors import MixcError
     from shards.cache_folder import cache_folder
 
+    _only_a_question(str(model), question, context.args)
     if precision not in (None, "fp32", "bf16"):
         raise MixcError(f"--precision is fp32 or bf16, not {precision!r}")
     if not math.isfinite(temperature) or 0 < temperature < 0.001:
@@ -86,6 +90,13 @@ def chat(
         thinking=thinking,
         system=system,
     )
+    if model_.unfinished:
+        from mixc.cli.console import remark
+
+        left = " and ".join(model_.unfinished)
+        remark(
+            f"the weights of stage {model_.folder.name} answer: {left} {_are(model_.unfinished)} not trained to the end"
+        )
     if batch is not None:
         _batch(asking, batch, out, batch_size)
         return
@@ -95,6 +106,27 @@ def chat(
         _talk(asking, pictures, frames=bool(frame))
     else:
         _one(asking, question, pictures, frames=bool(frame), json=json)
+
+
+def _only_a_question(model: str, question: str | None, more: list[str]) -> None:
+    """Raises MixcError where a picture stands in the place of the question, or words beside it."""
+    from mixc.errors import MixcError
+    from mixc.sources.formats.imagefolder import IMAGE_SUFFIXES
+
+    words = [*([question] if question is not None else []), *more]
+    pictures = [word for word in words if word.lower().endswith(IMAGE_SUFFIXES) and " " not in word.strip()]
+    if pictures and (more or Path(pictures[0]).is_file()):
+        rest = " ".join(word for word in words if word not in pictures) or "..."
+        named = " ".join(f"--image {shlex.quote(picture)}" for picture in pictures)
+        raise MixcError(
+            "a picture is no question", where=pictures[0], mend=f'mixc chat {shlex.quote(model)} {named} "{rest}"'
+        )
+    if more:
+        raise MixcError(
+            "one question is asked at a time",
+            why=f"after it came {' '.join(map(repr, more))}",
+            mend=f"put it into quotes: mixc chat {shlex.quote(model)} {shlex.quote(' '.join(words))}",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,18 +158,30 @@ class _Asking:
 
     def show(self, made: Prompt, *, quiet: bool = False) -> tuple[str, str]:
         """One answer and how it ended, shown as it comes. Raises MixcError when there is none."""
+        from mixc.cli.console import remark, waiting
         from mixc.errors import MixcError
 
-        text, end = "", ""
-        for part in self.answers.ask([made], self.generation):
-            if part.end == "error":
-                raise MixcError("it was not answered", why=part.text)
-            text, end = text + part.text, part.end or end
-            if not quiet:
-                print(part.text, end="", flush=True)
+        text, end, tokens = "", "", 0
+        with waiting("answering", quiet=quiet) as begin:
+            for part in self.answers.ask([made], self.generation):
+                if part.end == "error":
+                    raise MixcError("it was not answered", why=part.text)
+                text, end, tokens = text + part.text, part.end or end, part.tokens
+                if not quiet:
+                    begin()
+                    print(part.text, end="", flush=True)
         if not quiet:
             print()
+            if end == "length":
+                remark(self._stopped(tokens))
         return text, end
+
+    def _stopped(self, tokens: int) -> str:
+        from shards.counted import counted
+
+        if tokens < self.generation.max_new_tokens:
+            return f"stopped after {counted(tokens, 'token')}: the model has positions for no more"
+        return f"stopped at the limit of {counted(tokens, 'token')} (--max-new-tokens)"
 
 
 def _one(asking: _Asking, question: str, pictures: list[Picture], *, frames: bool, json: bool) -> None:
@@ -145,7 +189,7 @@ def _one(asking: _Asking, question: str, pictures: list[Picture], *, frames: boo
     from mixc.cli.console import print_json
 
     made = prompt(asking.first(question, pictures, frames=frames), pictures, asking.model)
-    with asking.answers as answers:
+    with _loaded(asking, quiet=json) as answers:
         text, end = asking.show(made, quiet=json)
     if json:
         print_json(
@@ -167,7 +211,7 @@ def _talk(asking: _Asking, pictures: list[Picture], *, frames: bool) -> None:
     from mixc.errors import MixcError
     from mixc.sources.sample import Turn
 
-    with asking.answers as answers:
+    with _loaded(asking) as answers:
         about = answers.about
         print(f"{about['model']} on {about['device']}; an empty line or ctrl-D ends", file=sys.stderr)
         turns: list[Turn] = []
@@ -180,6 +224,21 @@ def _talk(asking: _Asking, pictures: list[Picture], *, frames: bool) -> None:
                 continue
             text, _ = asking.show(made)
             turns = [*asked, Turn("assistant", text)]
+
+
+@contextmanager
+def _loaded(asking: _Asking, *, quiet: bool = False) -> Iterator[Answers]:
+    """The program with the model, which takes some seconds to load."""
+    from mixc.cli.console import waiting
+
+    with ExitStack() as stack:
+        with waiting("loading the model", quiet=quiet):
+            answers = stack.enter_context(asking.answers)
+        yield answers
+
+
+def _are(things: Sequence[str]) -> str:
+    return "is" if len(things) == 1 else "are"
 
 
 def _typed() -> str:

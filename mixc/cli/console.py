@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,30 @@ def progress_bar() -> Iterator[Progress]:
 
     with bars:
         yield update
+
+
+@contextmanager
+def waiting(what: str, *, quiet: bool = False) -> Iterator[Callable[[], None]]:
+    """What is waited for, on a terminal's stderr, until the block ends or the function that it gives is called."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda: None
+        return
+    status = console.status(what)
+    status.start()
+    try:
+        yield status.stop
+    finally:
+        status.stop()
+
+
+def remark(text: str) -> None:
+    """A line beside the answer: on stderr, dim on a terminal."""
+    from rich.console import Console
+
+    Console(stderr=True).print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(document: object) -> None:

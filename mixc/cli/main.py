@@ -63,7 +63,7 @@ app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(run.soup)
 app.command(rich_help_panel="Train")(run.export)
-app.command(rich_help_panel="Train")(ask.chat)
+app.command(rich_help_panel="Train", context_settings={"allow_extra_args": True})(ask.chat)
 app.command(rich_help_panel="Train")(doctor.doctor)
 app.command(rich_help_panel="Look")(look.diff)
 app.command(rich_help_panel="Look")(look.inspect)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,7 @@ from mixc.sources.formats.detect import detect
 from mixc.sources.formats.rows import all_names, raw_rows
 from mixc.sources.fragment import Fragment
 from mixc.sources.head import head
+from mixc.sources.paths import instead
 from mixc.sources.raw import RawRow
 from mixc.sources.sample import Reject
 from mixc.spec.schema import MAX_REJECT_RATE, Source
@@ -89,8 +91,10 @@ def init(folder: Path, out: Path, *, model: str = TINY, seed: int = 1, force: bo
         raise SpecError(
             "this file is there already", where=str(out), mend="name another with -o, or replace it with --force"
         )
-    if not folder.is_dir():
-        raise SourceError("this is no folder" if folder.exists() else "this folder is not there", where=str(folder))
+    if folder.exists() and not folder.is_dir():
+        raise SourceError("this is no folder", where=str(folder), mend=f"name the folder it is in: {folder.parent}")
+    if not folder.exists():
+        raise SourceError("this folder is not there", where=str(folder), why=instead(os.path.abspath(folder)))  # noqa: PTH100
     base = out.absolute().parent
     candidates, passed, ignored = find(folder)
     base.mkdir(parents=True, exist_ok=True)  # a path that leads through it is only then a path

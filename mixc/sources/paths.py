@@ -173,8 +173,8 @@ def _once(paths: list[str]) -> list[str]:
     return kept
 
 
-def _no_match(pattern: str, whole: str, where: str) -> SourceError:
-    """Says where the pattern stopped matching, and what is there instead."""
+def instead(whole: str) -> str:
+    """Of an absolute path or pattern that matches nothing: where it stops matching, and what is there."""
     folder, missing = "/", "*"
     for part in (part for part in whole.split("/") if part):
         missing = part
@@ -184,17 +184,19 @@ def _no_match(pattern: str, whole: str, where: str) -> SourceError:
     try:
         there = sorted(entry for entry in os.listdir(folder) if not entry.startswith("."))  # noqa: PTH208
     except OSError as error:
-        there, why = [], f"{folder} cannot be read: {reason(error)}"
-    else:
-        near = difflib.get_close_matches(missing, there, n=5, cutoff=0.4)
-        shown = near or there[:5]
-        more = len(there) - len(shown)
-        why = f"in {printable(folder)} there is " + (", ".join(map(_quoted, shown)) or "nothing")
-        why += f", and {more} more" if more and shown else ""
+        return f"{folder} cannot be read: {reason(error)}"
+    near = difflib.get_close_matches(missing, there, n=5, cutoff=0.4)
+    shown = near or there[:5]
+    more = len(there) - len(shown)
+    why = f"in {printable(folder)} there is " + (", ".join(map(_quoted, shown)) or "nothing")
+    return why + (f", and {more} more" if more and shown else "")
+
+
+def _no_match(pattern: str, whole: str, where: str) -> SourceError:
     braces = "braces are not expanded: give a list of paths" if "{" in pattern else ""
     what = "no file matches" if _MAGIC.search(pattern) else "there is no file"
     return SourceError(
-        f"{what} {pattern!r}", where=where, why=why, mend=braces or "paths are relative to the spec's folder"
+        f"{what} {pattern!r}", where=where, why=instead(whole), mend=braces or "paths are relative to the spec's folder"
     )
 
 

@@ -45,6 +45,21 @@ def test_one_question_as_json(mixc: Mixc, run: Path, model: Model, images: Path)
     assert done.stderr == ""
 
 
+def test_what_is_said_beside_an_answer(mixc: Mixc, run: Path, tmp_path: Path) -> None:
+    done = mixc("chat", run, "What?", *FEW)
+    assert done.stdout.endswith("\n") and done.stderr == "stopped at the limit of 6 tokens (--max-new-tokens)\n"
+    assert mixc("chat", run, "What?", "--json", *FEW).stderr == ""
+
+    (tmp_path / "run").mkdir()
+    for name in ("run.json", "align"):
+        (tmp_path / "run" / name).symlink_to(run / name)
+    done = mixc("chat", tmp_path / "run", "What?", "--max-new-tokens", "1")
+    assert done.stderr.splitlines() == [
+        "the weights of stage align answer: tune is not trained to the end",
+        "stopped at the limit of 1 token (--max-new-tokens)",
+    ]
+
+
 def test_a_file_of_questions_one_bad_among_others(mixc: Mixc, run: Path, images: Path, tmp_path: Path) -> None:
     lines = [
         {"id": 1, "question": "What?", "images": [str(images / "one.png")]},
@@ -102,12 +117,16 @@ class TestMistakes:
             (["RUN", "hi", "--out", "a"], "--out is for --batch"),
             (["RUN", "hi", "-i", "TEXT", "--frame", "TEXT"], "not both"),
             (["RUN", b"a\xff"], "not UTF-8"),
+            (["RUN", "TEXT"], "a picture is no question"),
+            (["RUN", "a b.PNG c", "d"], "mixc chat {run} 'a b.PNG c d'"),
+            (["RUN", "a.jpg", "what", "is it?"], 'mixc chat {run} --image a.jpg "what is it?"'),
+            (["RUN", "what", "is", "it?"], "mixc chat {run} 'what is it?'"),
         ],
     )
     def test_is_told(self, mixc, run, images, arguments, says) -> None:
         names = {"RUN": run, "TEXT": images / "text.png"}
         done = mixc("chat", *[os.fsdecode(names.get(each, each)) for each in arguments], status=2)
-        assert done.stdout == "" and says in done.stderr, done.stderr
+        assert done.stdout == "" and says.replace("{run}", str(run)) in done.stderr, done.stderr
 
     def test_of_a_batch(self, mixc, run, tmp_path) -> None:
         (tmp_path / "q.jsonl").write_text('{"question": "a"}\n{"question": 3}\n')

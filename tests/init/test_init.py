@@ -305,8 +305,13 @@ def test_what_stands_there_is_not_replaced_unasked(tmp_path: Path) -> None:
 def test_a_wrong_model_or_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="sail-vl2-2c"):
         init(tmp_path, tmp_path / "spec.yaml", model="sail-vl2-2c")
-    with pytest.raises(SourceError, match="not there"):
+    (tmp_path / "nine").mkdir()
+    with pytest.raises(SourceError, match="not there") as caught:
         init(tmp_path / "none", tmp_path / "spec.yaml")
+    assert f"in {tmp_path} there is nine" in caught.value.why
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SourceError, match="this is no folder"):
+        init(tmp_path / "file", tmp_path / "spec.yaml")
 
 
 texts = st.text(min_size=1, max_size=20).filter(can_be_said)

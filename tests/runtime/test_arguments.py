@@ -135,8 +135,15 @@ def test_mistakes(argv, what):
     assert "--help" in caught.value.mend
 
 
+def test_a_mistake_in_the_flags_names_the_program_once(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        "error: mixc train: the following arguments are required: --out\n  mend: see `mixc train --help`\n"
+    )
+
+
 def test_a_missing_build_is_said_without_a_traceback(tmp_path, capsys):
     assert main([str(tmp_path), "--out", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("mixc train: ") and str(tmp_path / "manifest.json") in said and "not a build" in said
+    assert said.startswith("error: ") and str(tmp_path / "manifest.json") in said and "not a build" in said
     assert not (tmp_path / "run").exists()
