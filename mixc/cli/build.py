@@ -79,10 +79,11 @@ def plan(
     else:
         from rich.console import Console
 
-        from mixc.plan.show import show
+        from mixc.plan.show import show, unweighted
 
         rest = f'after `mixc compile {spec} -o BUILD`, `mixc sql BUILD "select * from rejects"` lists all'
-        show(summary, Console(), list(lines(rejected, rest)))
+        by_size = unweighted(measured.loaded.spec)
+        show(summary, Console(), list(lines(rejected, rest)), by_size=by_size)
 
 
 def compile(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -11,19 +11,44 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from mixc.spec.check import mix_entries
+from shards.counted import counted
+
 if TYPE_CHECKING:
     from mixc.plan.tables import PlanSummary, StagePlan
+    from mixc.spec.schema import Spec
 
 SUFFIXES = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
 
 
-def show(summary: PlanSummary, console: Console, rejected: Sequence[str] = ()) -> None:
-    """Everything that `mixc plan` prints: stages, drops, rejects, warnings. `rejected` are lines that name some of the rejects."""
-    for part in _parts(summary, rejected):
+MUCH_SKEW = 0.05
+"""Of the mean rank's work: from here on it is told that ranks wait for each other."""
+LEGEND = (
+    "wished: the share asked for; met: the share that comes of whole samples; epochs: passes over the eligible samples, those that pass"
+    " every threshold; supervised: tokens with a loss"
+)
+
+
+def show(
+    summary: PlanSummary, console: Console, rejected: Sequence[str] = (), *, by_size: Collection[str] = ()
+) -> None:
+    """Everything that `mixc plan` prints: stages, drops, rejects, warnings. `rejected` are lines that name some of the rejects;
+    `by_size`: stages whose spec asks for no shares."""
+    for part in _parts(summary, rejected, by_size):
         console.print(part)
 
 
-def stage_table(stage: StagePlan) -> Table:
+def unweighted(spec: Spec) -> list[str]:
+    """Stages whose shares are their sources' sizes."""
+    return [
+        stage.name
+        for stage in spec.stages
+        if stage.temperature == 1
+        and all(name in spec.sources and entry.weight is None for name, entry in mix_entries(stage.mix).items())
+    ]
+
+
+def stage_table(stage: StagePlan, *, by_size: bool = False) -> Table:
     """Shares wished and met and what they come to, one row a source; fits 80 columns."""
     table = _table(f"{stage.name}, shares of {stage.unit.replace('_', ' ')}", footer=True)
     sources = stage.sources.values()
@@ -44,7 +69,7 @@ def stage_table(stage: StagePlan) -> Table:
         counts = (source.eligible, source.samples, source.tokens, source.supervised_tokens)
         table.add_row(
             escape(name),
-            f"{source.wished:.2%}",
+            "by size" if by_size else f"{source.wished:.2%}",
             f"{source.met:.2%}",
             f"{source.epochs:.2f}",
             *map(short, (*counts, source.images, source.tiles)),
@@ -63,17 +88,24 @@ def short(count: int) -> str:
 def stage_line(stage: StagePlan) -> str:
     """Steps, packs and how full they are."""
     empty = f", {stage.empty_packs:,} of them empty" if stage.empty_packs else ""
+    skew = ""
+    if stage.rank_skew >= MUCH_SKEW:
+        skew = (
+            f"; of several GPUs the busiest has {stage.rank_skew:.1%} of the mean's work more than the idlest in the mean step,"
+            f" {stage.rank_skew_max:.1%} in the worst (rank skew)"
+        )
     return (
-        f"{stage.steps:,} steps of {stage.batch:,} packs{empty}; at most {stage.sequence_length:,} tokens"
-        f" and {stage.max_tiles:,} tiles a pack, {stage.fill:.2%} filled;"
-        f" rank skew {stage.rank_skew:.1%}, at most {stage.rank_skew_max:.1%}; {stage.warmup_steps:,} steps of warm-up"
+        f"{counted(stage.steps, 'step')} of {counted(stage.batch, 'pack')}{empty}; at most {counted(stage.sequence_length, 'token')}"
+        f" and {counted(stage.max_tiles, 'tile')} a pack, {stage.fill:.2%} filled;"
+        f" {counted(stage.warmup_steps, 'step')} of warm-up{skew}"
     )
 
 
-def _parts(summary: PlanSummary, rejected: Sequence[str]) -> Iterator[Any]:
+def _parts(summary: PlanSummary, rejected: Sequence[str], by_size: Collection[str]) -> Iterator[Any]:
     for stage in summary.stages:
-        yield stage_table(stage)
+        yield stage_table(stage, by_size=stage.name in by_size)
         yield Text(stage_line(stage) + "\n")
+    yield Text(LEGEND + "\n", "dim")
     if summary.continues is not None:
         point = summary.continues
         yield Text(
