@@ -49,6 +49,6 @@ class DivergedError(TrainError):
 class StoppedError(TrainError):
     """The user or the scheduler asked the run to stop, and it has stopped at the end of a step."""
 
-    def __init__(self, what: str, *, signal_number: int, mend: str = "") -> None:
-        super().__init__(what, mend=mend)
+    def __init__(self, what: str, *, signal_number: int) -> None:
+        super().__init__(what)
         self.status = 128 + signal_number  # type: ignore[misc]  # 130 for SIGINT, 143 for SIGTERM

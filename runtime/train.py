@@ -112,7 +112,7 @@ class Run:
             ended = self._train(entry, previous, start, last)
             if self.stopped:
                 number = self.stopping.signal or signal.SIGINT
-                raise StoppedError(self.stopped, signal_number=number, mend=self._go_on)
+                raise StoppedError(f"{self.stopped}\n  go on: {self._go_on}", signal_number=number)
             if not ended:
                 self._limited(entry, max(begun, last))
                 return

@@ -19,6 +19,7 @@ from mixc.measure.image import ImageError, probe
 from mixc.measure.template import Segment, at_tags, tokenize
 from mixc.measure.tiles import ONE_TILE, Grid, grid, msac
 from mixc.sources.sample import IMAGE_PLACEHOLDER, Sample, Turn
+from shards.counted import counted
 
 THINKING = (
     "You FIRST think about the reasoning process as an internal monologue and then provide the final answer. The reasoning process "
@@ -62,7 +63,7 @@ def question(text: str, *, images: int = 0, frames: int = 0, thinking: bool = Fa
     count, own = images + frames, text.count(IMAGE_PLACEHOLDER)
     if own and own != count:
         raise MixcError(
-            f"the question has {own} {IMAGE_PLACEHOLDER} placeholders, and there are {count} images",
+            f"the question has {_counts(own, count)}",
             mend="write one for each image, or none",
         )
     if not own and frames:
@@ -126,9 +127,7 @@ def prompt(turns: Sequence[Turn], pictures: Sequence[Picture], model: Model) -> 
         segments = [piece for segment in segments for piece in _requested(segment)]
     made = tokenize([segments], tokenizer.encode_plain, tokenizer.special)
     if len(made.images) != len(pictures):
-        raise MixcError(
-            f"the conversation has {len(made.images)} {IMAGE_PLACEHOLDER} placeholders, and there are {len(pictures)} images"
-        )
+        raise MixcError(f"the conversation has {_counts(len(made.images), len(pictures))}")
     repeats = np.ones(len(made.ids), np.int64)
     repeats[made.images] = [each.tiles * model.geometry.tokens_per_tile for each in pictures]
     return Prompt(np.repeat(made.ids, repeats).tolist(), list(pictures))
@@ -140,3 +139,8 @@ def _requested(segment: Segment) -> list[Segment]:
         return [segment]
     first, *others = at_tags(THINKING)
     return [Segment(segment.text.removesuffix(THINKING) + first.text), *others]
+
+
+def _counts(placeholders: int, images: int) -> str:
+    there = "is" if images == 1 else "are"
+    return f"{counted(placeholders, f'{IMAGE_PLACEHOLDER} placeholder')}, and there {there} {counted(images, 'image')}"

@@ -263,6 +263,7 @@ def _batch(asking: _Asking, path: Path, out: Path | None, size: int) -> None:
     from mixc.cli.console import progress_bar
     from mixc.errors import MixcError
     from shards.atomic import atomic_write
+    from shards.counted import counted
 
     questions = list(read(path))
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
@@ -282,7 +283,10 @@ def _batch(asking: _Asking, path: Path, out: Path | None, size: int) -> None:
                 sys.stdout.buffer.flush()
             progress("answer", start + len(some), len(questions))
     if failed:
-        print(f"{failed} of {len(questions)} questions were not answered: their lines say why", file=sys.stderr)
+        print(
+            f"not answered: {failed} of {counted(len(questions), 'question')}; the lines of the answers say why",
+            file=sys.stderr,
+        )
         raise typer.Exit(NOT_ANSWERED)
 
 

@@ -26,6 +26,7 @@ from mixc.spec.groups import MAX_DEPTH, Route, reach
 from mixc.spec.load import KeyPath, LoadedSpec
 from mixc.spec.quantity import Budget, parse_budget, parse_count, parse_held_out, parse_warmup
 from mixc.spec.schema import AdaLRS, MixEntry, Order, Signal, Source, Stage
+from shards.counted import counted
 
 IMAGE_PLACEHOLDER = "<image>"
 """What stands for an image in a user's turn; mixc.sources.sample has the same, but imports what reads
@@ -610,7 +611,7 @@ class _Check:
                 )
         if budget.unit == "samples" and budget.amount < stage.train.batch:
             self._say(
-                f"a budget of {budget} cannot fill one step of {stage.train.batch:,} packs",
+                f"a budget of {budget} cannot fill one step of {counted(stage.train.batch, 'pack')}",
                 at,
                 severity="warning",
                 why="a pack holds at least one sample; the packs that stay empty train nothing",

@@ -74,7 +74,7 @@ def test_a_file_of_questions_one_bad_among_others(mixc: Mixc, run: Path, images:
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
     arguments = ("chat", run, "--batch", tmp_path / "q.jsonl", *FEW)
     done = mixc(*arguments, "--out", tmp_path / "a.jsonl", "--batch-size", 3, status=1)
-    assert done.stdout == "" and "5 of 8 questions were not answered" in done.stderr
+    assert done.stdout == "" and "not answered: 5 of 8 questions;" in done.stderr
     found = [json.loads(line) for line in (tmp_path / "a.jsonl").read_bytes().splitlines()]
     assert [{**line, "images": line.get("images", [])} for line in lines] == [
         {"id": f["id"], "question": f["question"], "images": f.get("images", [])}
@@ -227,7 +227,7 @@ def test_a_conversation(terminal, run: Path, images: Path) -> None:
     first = talk.until("> ")
     assert first.startswith("What is it?\r\n") and len(first) > len("What is it?\r\n> ")
     talk.type("And <image>?\n")
-    talk.until("error: the question has 1 <image> placeholders, and there are 0 images")
+    talk.until("error: the question has 1 <image> placeholder, and there are 0 images")
     talk.until("> ")
     talk.type("Sure?\n")
     talk.until("> ")

@@ -209,13 +209,13 @@ def test_earlier_turns_are_as_in_training(model, older, rounds, thinks) -> None:
     ("text", "counts"), [("<image>", {}), ("<image>", {"images": 2}), ("<image> <image>", {"frames": 1})]
 )
 def test_placeholders_are_one_an_image_or_none(text, counts) -> None:
-    with pytest.raises(MixcError, match="placeholders, and there are"):
+    with pytest.raises(MixcError, match=r"placeholders?, and there (is|are)"):
         question(text, **counts)
 
 
 def test_placeholders_of_later_turns_count(model) -> None:
     turns = [("user", "<image>"), ("assistant", "<image>"), ("user", "and <image>?")]
-    with pytest.raises(MixcError, match="has 2 <image> placeholders, and there are 1 images"):
+    with pytest.raises(MixcError, match="has 2 <image> placeholders, and there is 1 image"):
         asked(model, turns, 1)
     assert asked(model, turns, 1, 1).count(151671) == 512  # an answer's is none
 
