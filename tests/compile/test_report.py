@@ -146,7 +146,7 @@ def test_signals_are_spread_as_the_sources_have_them(make_mixc, tmp_path: Path, 
         side[min(int(score * BINS), BINS - 1)] += 2 if score >= 0.5 else 1
     assert (spread.used, spread.dropped) == (list(used.values()), list(dropped.values()))
     monkeypatch.setenv("MIXC_CACHE", str(tmp_path / "empty"))
-    assert spreads(tmp_path / "build")[0] == [] and "Of one nothing" in spreads(tmp_path / "build")[1]
+    assert spreads(tmp_path / "build")[0] == [] and "objects of one" in spreads(tmp_path / "build")[1]
 
 
 def test_without_its_tokenizer_a_report_has_no_gallery_and_says_so(make_mixc, demo: Path, tmp_path: Path) -> None:
