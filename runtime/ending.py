@@ -23,8 +23,8 @@ def trained(out: Path, stages: Sequence[str], *, left: Sequence[str], images: bo
 
 
 def stopped(stage: str, step: int, steps: int) -> str:
-    """Of a run that has made `step` of the stage's `steps`, all of which are saved."""
-    return f"stopped after {step:,} of {counted(steps, 'step')} of stage {stage}, which {'is' if step == 1 else 'are'} saved"
+    """Of a run that has made `step` of the stage's `steps`."""
+    return f"stopped after {step:,} of {counted(steps, 'step')} of stage {stage}; what is done is saved"
 
 
 def not_begun(stage: str) -> str:

@@ -291,7 +291,7 @@ class TestARun:
         with monkeypatch.context() as patched:
             patched.setattr(answers.Asker, "_go_on", interrupted)
             flags = ("--out", tmp_path, "--zero", 0, *ask(tmp_path), "--eval-every", 2)
-            assert ", which is saved" in train(build, *flags, status=130)
+            assert "is saved" in train(build, *flags, status=130)
         assert told[0] == at and len(list((tmp_path / answers.FOLDER).glob("*"))) < len(POINTS)
         train(build, "--out", tmp_path, "--resume")
         assert answered(tmp_path) == answered(reference) and exact(tmp_path) == exact(reference)

@@ -35,6 +35,6 @@ def test_the_command_that_asks_what_was_trained() -> None:
 
 
 def test_steps_are_counted_as_the_lines_of_the_run_count_them() -> None:
-    assert ending.stopped("align", 1, 3) == "stopped after 1 of 3 steps of stage align, which is saved"
-    assert ending.stopped("align", 1, 1) == "stopped after 1 of 1 step of stage align, which is saved"
-    assert ending.stopped("align", 0, 1000) == "stopped after 0 of 1,000 steps of stage align, which are saved"
+    assert ending.stopped("align", 1, 3) == "stopped after 1 of 3 steps of stage align; what is done is saved"
+    assert ending.stopped("align", 1, 1) == "stopped after 1 of 1 step of stage align; what is done is saved"
+    assert ending.stopped("align", 0, 1000) == "stopped after 0 of 1,000 steps of stage align; what is done is saved"

@@ -202,7 +202,7 @@ class TestARun:
             patched.setattr(evaluate, "play", interrupted)
             flags = ("--out", tmp_path, "--zero", 0, "--eval", held, "--eval-every", 2)
             said = train(build, *flags, status=130)
-            assert "stopped after 1 of 3 steps of stage align, which is saved" in said
+            assert "stopped after 1 of 3 steps of stage align; what is done is saved" in said
             assert f"  go on: mixc train {build} --out {tmp_path} --resume\n" in said
         assert len(played) == 2 and not (tmp_path / evaluate.NAME).exists()
         train(build, "--out", tmp_path, "--resume")

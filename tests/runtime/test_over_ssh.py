@@ -106,7 +106,7 @@ def test_stopped_and_resumed_on_two_machines_is_the_run_on_one(build, whole, hos
     process.send_signal(signal.SIGTERM)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 143, printed
-    assert "which is saved" in printed and "Traceback" not in printed
+    assert "what is done is saved" in printed and "Traceback" not in printed
     assert "-m runtime.node" in commands and SECRET not in commands
     assert environments.count(f"AWS_SECRET_ACCESS_KEY={SECRET}") == 2
     assert {"RANK=0", "RANK=1", "LOCAL_RANK=0", "WORLD_SIZE=2", "LOCAL_WORLD_SIZE=1"} <= set(environments.split("\n"))

@@ -140,7 +140,7 @@ def test_asked_to_stop_it_saves_and_goes_on_in_another_number_of_processes(build
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130, printed
-    assert "which is saved" in printed and "--resume" in printed and "Traceback" not in printed
+    assert "what is done is saved" in printed and "--resume" in printed and "Traceback" not in printed
     train(build, "--out", tmp_path, "--resume", "--workers", 0)
     for alone, two in zip(lines(one), lines(tmp_path), strict=True):
         assert two["packs"] == alone["packs"] and two["flops"] == alone["flops"]

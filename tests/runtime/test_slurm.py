@@ -57,7 +57,7 @@ def test_a_job_is_stopped_before_its_time_limit_and_goes_on_in_the_queue(build, 
     found = wait_for(job, {"COMPLETED", "FAILED", "CANCELLED"}, slurm, TIMEOUT)
     printed = (run / f"slurm-{job}.out").read_text()
     assert (found["JobState"], found["ExitCode"]) == ("COMPLETED", "0:0"), printed
-    assert "which is saved" in printed and "2 on cpu" in printed and "Traceback" not in printed
+    assert "what is done is saved" in printed and "2 on cpu" in printed and "Traceback" not in printed
     assert weights(run) == weights(whole)
     assert [row["packs"] for row in lines(run)] == [row["packs"] for row in lines(whole)]
 

@@ -152,10 +152,10 @@ def test_a_run_in_pieces_is_the_run(train, build, whole, tmp_path):
     """Stopped within a stage, at its end and within the next; and once more when there is nothing left."""
     go_on = f"go on: mixc train {build} --out {tmp_path} --resume"
     said = train(build, "--out", tmp_path, "--zero", 0, "--max-steps", 2, "--stages", "align").splitlines()
-    assert said[-2:] == ["stopped after 2 of 3 steps of stage align, which are saved (--max-steps 2)", go_on]
+    assert said[-2:] == ["stopped after 2 of 3 steps of stage align; what is done is saved (--max-steps 2)", go_on]
     assert not (tmp_path / "align").exists()
     said = train(build, "--out", tmp_path, "--resume", "--max-steps", 1).splitlines()  # it has made more already
-    assert said[-2:] == ["stopped after 2 of 3 steps of stage align, which are saved (--max-steps 1)", go_on]
+    assert said[-2:] == ["stopped after 2 of 3 steps of stage align; what is done is saved (--max-steps 1)", go_on]
     said = train(build, "--out", tmp_path, "--resume", "--max-steps", 3).splitlines()
     assert "all stages are trained (align; not asked for: tune)" in said[-2], said
     assert (tmp_path / "align").exists()
