@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ class Selected:
 def compare_selection(a: Selected, b: Selected, there: Int, stages: Sequence[str]) -> SampleCounts:
     """Compare two selections whose placements number the same list of sources. `there`: of each sample of A its number in B, or -1.
     `stages`: the joint stages' names."""
-    left, right = _samples(a, len(stages)), _samples(b, len(stages))
+    with ThreadPoolExecutor(2) as threads:  # NumPy lets go of the lock: both at once
+        left, right = threads.map(_samples, (a, b), (len(stages), len(stages)))
     common = np.flatnonzero(there >= 0)
     other = there[common]
     gone = np.flatnonzero(there < 0)
