@@ -276,17 +276,17 @@ def build_measured(
         replaced = before.root if before else "" if (out / MANIFEST).exists() else None
         if replaces and replaced is not None:
             replaces(replaced)
+        numbered = _numbered(measured.objects)
         emitted = emit(
             measured.loaded.spec,
             summary,
             staging=staging,
-            objects={number: ref.path for number, ref in enumerate(_numbered(measured.objects))},
+            objects={number: ref.path for number, ref in enumerate(numbered)},
             geometry=measured.geometry,
             workers=measured.workers,
             progress=(lambda done, total: progress("emit", done, total)) if progress else None,
         )
-        _write_rejects(measured, staging / REJECTS)
-        numbered = _numbered(measured.objects)
+        _write_rejects(numbered, staging / REJECTS)
         pictures = [PICTURES] if write_pictures(numbered, measured.loaded.spec.sources, staging / PICTURES) else []
         manifest = with_root(
             Manifest(
@@ -473,7 +473,7 @@ def _file_entry(path: Path) -> FileEntry:
     return FileEntry(bytes=path.stat().st_size, file=digest_file(path))
 
 
-def _write_rejects(measured: Measured, path: Path) -> None:
+def _write_rejects(numbered: Sequence[ObjectRef], path: Path) -> None:
     """Every unusable row of every source, with its reason: Parquet, sorted by source, fragment, row."""
     schema = pa.schema(
         [
@@ -486,7 +486,7 @@ def _write_rejects(measured: Measured, path: Path) -> None:
         ]
     )
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for ref in _numbered(measured.objects):
+        for ref in numbered:
             table = read_rejects(ref.path)
             if not len(table):
                 continue

@@ -23,14 +23,13 @@ import pyarrow.parquet as pq
 from mixc.emit.lock import read_lock
 from mixc.emit.places import sources_folder
 from mixc.errors import MixcError
-from mixc.measure.family import IMAGE_CONTEXT
 from mixc.measure.object import FACTS, Object, object_path, read_info
 from mixc.measure.records import WORD, parts
 from mixc.measure.spelling import BREAK
-from mixc.measure.template import THINK_TAGS, Template, template_named, template_of
+from mixc.measure.template import Template, template_named, template_of
 from mixc.measure.tokenizer import Tokenizer
 from mixc.report.opened import locked_spec, open_plan
-from mixc.report.spelled import I64, Progress, Spell, excerpt, in_order
+from mixc.report.spelled import I64, WRITTEN, Progress, Spell, excerpt, in_order
 from mixc.sorting import ranges
 from mixc.sources.fragment import Fragment
 from mixc.sources.read import read
@@ -254,13 +253,12 @@ def _in_file(
     fragment: Fragment, source: Source, tokenizer: Tokenizer, template: Template, needle: bytes
 ) -> Iterator[_Match]:
     """Samples of a fragment's rows that hold the needle, in the text that their tokens would spell."""
-    written = {IMAGE_CONTEXT: b"", **{tag: tag.encode() for tag in THINK_TAGS}}
     for row in read(fragment, source):
         if not isinstance(row, Sample):
             continue
         own = template_named(row.template, think=template.think) if row.template else template
         data = b"".join(
-            written.get(text, BREAK) if special else tokenizer.normalised(text).encode()
+            WRITTEN.get(text, BREAK) if special else tokenizer.normalised(text).encode()
             for text, special, _ in own.segments(row)
         )
         yield from _matches(np.array([row.row]), data, np.array([len(data)]), needle)

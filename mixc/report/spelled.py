@@ -28,6 +28,8 @@ Spell = Callable[[I32, I64], tuple[bytes, I64]]
 Progress = Callable[[int, int], None]
 """Called with (done, in all)."""
 
+WRITTEN = {IMAGE_CONTEXT: b"", **{tag: tag.encode() for tag in THINK_TAGS}}
+"""Control tokens that are looked through as text; all others are BREAK."""
 AROUND = 40
 """Bytes of context on either side of what was found."""
 
@@ -35,8 +37,7 @@ AROUND = 40
 def speller(tokenizer: Tokenizer) -> Spell:
     """A function from the tokens of some samples, int32 [T], and where those of each begin, int64 [S], to their text in bytes,
     control tokens as BREAK and without images' places, and to where the bytes of each sample end, int64 [S]. Tags of thoughts are spelled: that they are one token each is a matter of the model's."""
-    written = {IMAGE_CONTEXT: b"", **{tag: tag.encode() for tag in THINK_TAGS}}
-    table = spelling(tokenizer, lambda name: written.get(name, BREAK))
+    table = spelling(tokenizer, lambda name: WRITTEN.get(name, BREAK))
     if table is not None:
 
         def spell(tokens: I32, starts: I64) -> tuple[bytes, I64]:
